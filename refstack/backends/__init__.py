@@ -1,0 +1,75 @@
+"""A backend is a file: its kernel rows, and how it turns steps into something that runs.
+
+Each module offers
+    NAME                    the word on the command line
+    FALLBACK                backends whose rows stand behind its own
+    unavailable()           None, or why it cannot run on this machine and how to change that
+    kernels()               its rows, best first
+    lower(steps, threads)   a function without arguments that runs the steps in order
+ctypes and compilers are touched only below this package, and only when a backend is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from refstack.errors import BackendUnavailable, UsageError
+from refstack.formats import Array
+from refstack.graph import Node
+from refstack.kernels import Case, Kernel
+
+BACKENDS = ("openmp", "blas", "numpy")
+"""Every backend, fastest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One kernel call with its arguments: views into the plan's arena, in the kernel's layouts.
+
+    packed      what kernel.pack returned       scratch     uint8, at least kernel.scratch(case) bytes
+    """
+
+    node: Node
+    case: Case
+    kernel: Kernel
+    inputs: tuple[Array, ...]
+    output: Array
+    packed: dict[str, Array]
+    scratch: Array
+
+
+class Backend(Protocol):
+    """What a backend module offers."""
+
+    NAME: str
+    FALLBACK: tuple[str, ...]
+
+    def unavailable(self) -> str | None: ...
+    def kernels(self) -> tuple[Kernel, ...]: ...
+    def lower(self, steps: Sequence[Step], threads: int) -> Callable[[], None]: ...
+
+
+def backend(name: str) -> Backend:
+    """The backend of this name, whether or not it can run here. UsageError for an unknown name."""
+    if name not in BACKENDS:
+        raise UsageError(f"unknown backend {name!r}, wanted one of {', '.join(BACKENDS)}")
+    module = {"numpy": "numpy_"}.get(name, name)
+    return cast(Backend, importlib.import_module(f"refstack.backends.{module}"))
+
+
+def rows(names: Iterable[str]) -> tuple[Kernel, ...]:
+    """All rows of these backends and what they fall back to, in order. BackendUnavailable if one cannot run here."""
+    found: dict[str, Backend] = {}
+    for name in names:
+        for each in (name, *backend(name).FALLBACK):
+            found.setdefault(each, backend(each))
+    if not found:
+        raise UsageError(f"no backend named, wanted at least one of {', '.join(BACKENDS)}")
+    for name, module in found.items():
+        reason = module.unavailable()
+        if reason:
+            raise BackendUnavailable(f"backend {name}: {reason}")
+    return tuple(kernel for module in found.values() for kernel in module.kernels())

@@ -1,0 +1,186 @@
+"""The registry: one row describes a kernel; its test, benchmark, documentation and use follow from that row.
+
+A backend lists its rows in order of preference. A row's `needs` are predicates over a case that answer None or a
+reason in plain words; `select` takes the first row without a reason and keeps the reasons of the others.
+Kernel names are op.format.backend.variant, e.g. conv2d.csr.openmp.planar; one glob works everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from refstack import ops
+from refstack.errors import NoKernelError, UsageError
+from refstack.formats import Array
+from refstack.graph import Node
+from refstack.ops import Op, Shape
+
+Need = Callable[["Case"], str | None]
+
+
+@dataclass(frozen=True)
+class Reorder(Op):
+    """Copy between layouts: the planner inserts it where neighbours disagree; no graph holds one."""
+
+    name: ClassVar[str] = "reorder"
+    source: str = "nchw"
+    target: str = "nchw"
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return inputs[0]
+
+
+def layout_shape(layout: str, shape: Shape) -> Shape:
+    """Shape of the array that holds a (n, c, h, w) value in a layout.
+
+    nchw        (n, c, h, w)                    the public layout; vectors (n, c) only ever use it
+    nhwc        (n, h, w, c)
+    nchw16c     (n, ceil(c/16), h, w, 16)       any block size; channels beyond c are written as zeros
+    """
+    if layout == "nchw":
+        return shape
+    n, c, h, w = shape
+    if layout == "nhwc":
+        return n, h, w, c
+    block = layout_block(layout)
+    return n, -(-c // block), h, w, block
+
+
+def layout_block(layout: str) -> int:
+    """16 for nchw16c; UsageError for a word that is no blocked layout."""
+    match = re.fullmatch(r"nchw(\d+)c", layout)
+    if not match:
+        raise UsageError(f"unknown layout {layout!r}, wanted nchw, nhwc or nchw<block>c")
+    return int(match[1])
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: op, format (a weight's, or float32/int8 for layers without weights), input shapes, density.
+
+    `output` is the output's dtype word: int8 for layers that requantize.
+    """
+
+    op: Op
+    format: str
+    inputs: tuple[Shape, ...]
+    density: float = 1.0
+    output: str = "float32"
+    bias: bool = True
+
+    @property
+    def shape(self) -> Shape:
+        """The output's shape."""
+        return self.op.shape(*self.inputs)
+
+    @property
+    def word(self) -> str:
+        """One line that names the problem: conv2d.csr:n1c64h16w16_k128r3s3_st1pd1g1_d0.10"""
+        sizes = "x".join("".join(f"{a}{v}" for a, v in zip("nchw", s, strict=False)) for s in self.inputs)
+        parts = [sizes]
+        op = self.op
+        if isinstance(op, ops.Conv2d):
+            parts.append(f"k{op.out_channels}r{op.kernel[0]}s{op.kernel[1]}")
+        elif isinstance(op, ops.Window):
+            parts.append(f"r{op.kernel[0]}s{op.kernel[1]}")
+        elif isinstance(op, ops.Linear):
+            parts.append(f"k{op.out_features}")
+        if isinstance(op, ops.Window):
+            window = f"st{_short(op.stride)}pd{_short(op.padding)}"
+            window += f"dl{_short(op.dilation)}" if op.dilation != (1, 1) else ""
+            parts.append(window + (f"g{op.groups}" if isinstance(op, ops.Conv2d) else ""))
+        if self.density < 1:
+            parts.append(f"d{self.density:.2f}")
+        if getattr(op, "activation", None):
+            parts.append(str(op.activation))  # type: ignore[attr-defined]
+        if getattr(op, "count_include_pad", False):
+            parts.append("includepad")
+        if isinstance(op, Reorder):
+            parts.append(f"{op.source}-{op.target}")
+        if self.output != "float32":
+            parts.append(f"to-{self.output}")
+        if not self.bias and isinstance(op, ops.Conv2d | ops.Linear):
+            parts.append("nobias")
+        return f"{op.name}.{self.format}:" + "_".join(parts)
+
+
+def _short(values: tuple[int, ...]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else ",".join(map(str, values))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One row.
+
+    run         what the backend calls: a function for NumPy rows, a C symbol for OpenMP rows
+    needs       predicates Case -> None | reason
+    layouts     (input, output); every input of a node has the same layout
+    pack        (node, case) -> the weight's arrays as the kernel reads them, bias included; done once, at planning
+    scratch     case -> bytes of working memory, valid during one call
+    blocks      sizes at which the code takes another path (vector width, register tile ..): tests go around them
+    exact       integer data below 2**24 gives the exact integer result
+    """
+
+    op: str
+    format: str
+    backend: str
+    variant: str
+    run: Any
+    needs: tuple[Need, ...] = ()
+    layouts: tuple[str, str] = ("nchw", "nchw")
+    pack: Callable[[Node, Case], Mapping[str, Array]] = lambda node, case: {}
+    scratch: Callable[[Case], int] = lambda case: 0
+    blocks: tuple[int, ...] = ()
+    exact: bool = True
+    summary: str = ""
+
+    @property
+    def name(self) -> str:
+        """op.format.backend.variant"""
+        return f"{self.op}.{self.format}.{self.backend}.{self.variant}"
+
+    def refusal(self, case: Case) -> str | None:
+        """Why this row cannot run the case, or None."""
+        return next((reason for need in self.needs if (reason := need(case)) is not None), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The row that runs a case, and why the rows before it were refused."""
+
+    kernel: Kernel
+    refusals: tuple[tuple[str, str], ...] = field(default=())
+
+
+def candidates(case: Case, rows: Sequence[Kernel]) -> tuple[list[Kernel], list[tuple[str, str]]]:
+    """The rows that can run the case in order of preference, and (name, reason) of those that cannot."""
+    able, refused = [], []
+    for row in rows:
+        if (row.op, row.format) != (case.op.name, case.format):
+            continue
+        reason = row.refusal(case)
+        if reason is None:
+            able.append(row)
+        else:
+            refused.append((row.name, reason))
+    return able, refused
+
+
+def select(case: Case, rows: Sequence[Kernel]) -> Choice:
+    """The first row that can run the case.
+
+    Raises      NoKernelError   listing every refusal
+    """
+    able, refused = candidates(case, rows)
+    if not able:
+        backends = tuple(dict.fromkeys(row.backend for row in rows))
+        lines = [f"  {name:<34} {reason}" for name, reason in refused] or ["  no row is registered for this op and format"]
+        raise NoKernelError(
+            f"nothing can run {case.word} with backends={backends}\n" + "\n".join(lines)
+            + '\n  try     add "numpy" to the backends'
+        )  # fmt: skip
+    return Choice(able[0], tuple(refused))
+
