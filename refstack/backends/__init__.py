@@ -56,8 +56,7 @@ def backend(name: str) -> Backend:
     """The backend of this name, whether or not it can run here. UsageError for an unknown name."""
     if name not in BACKENDS:
         raise UsageError(f"unknown backend {name!r}, wanted one of {', '.join(BACKENDS)}")
-    module = {"numpy": "numpy_"}.get(name, name)
-    return cast(Backend, importlib.import_module(f"refstack.backends.{module}"))
+    return cast(Backend, importlib.import_module(f"refstack.backends.{name}"))
 
 
 def rows(names: Iterable[str]) -> tuple[Kernel, ...]:
