@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
 from refstack import ops
 from refstack.errors import NoKernelError, UsageError
 from refstack.formats import Array
@@ -47,6 +49,28 @@ def layout_shape(layout: str, shape: Shape) -> Shape:
         return n, h, w, c
     block = layout_block(layout)
     return n, -(-c // block), h, w, block
+
+
+def from_nchw(x: Array, layout: str) -> Array:
+    """The array that holds the nchw value x in a layout; channels beyond c are zeros."""
+    if layout == "nchw":
+        return x
+    if layout == "nhwc":
+        return x.transpose(0, 2, 3, 1)
+    n, c, h, w = x.shape
+    block = layout_block(layout)
+    padded = np.pad(x, ((0, 0), (0, -c % block), (0, 0), (0, 0)))
+    return padded.reshape(n, -1, block, h, w).transpose(0, 1, 3, 4, 2)
+
+
+def to_nchw(array: Array, layout: str, shape: Shape) -> Array:
+    """The nchw value of this shape that an array in a layout holds."""
+    if layout == "nchw":
+        return array
+    if layout == "nhwc":
+        return array.transpose(0, 3, 1, 2)
+    n, c, h, w = shape
+    return array.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w)[:, :c]
 
 
 def layout_block(layout: str) -> int:
@@ -109,6 +133,19 @@ class Case:
 
 def _short(values: tuple[int, ...]) -> str:
     return str(values[0]) if len(set(values)) == 1 else ",".join(map(str, values))
+
+
+def case_of(node: Node, inputs: tuple[Shape, ...], dtype: type[np.generic], output: type[np.generic]) -> Case:
+    """The case that a node is, given its inputs' shapes and dtype and its output's dtype."""
+    weight = node.weight
+    return Case(
+        node.op,
+        weight.format if weight is not None else np.dtype(dtype).name,
+        inputs,
+        weight.density if weight is not None and weight.format == "csr" else 1.0,
+        np.dtype(output).name,
+        node.bias is not None,
+    )
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from refstack.backends import Step
 from refstack.formats import FORMATS
-from refstack.kernels import Kernel, Reorder, layout_block
+from refstack.kernels import Kernel, Reorder, from_nchw, to_nchw
 from refstack.ops import OPS
 from refstack.reference import layer
 
@@ -28,19 +28,9 @@ def reference(step: Step) -> None:
 
 def reorder(step: Step) -> None:
     """Copy between nchw and another layout; channels beyond c become zeros."""
-    op, x = step.case.op, step.inputs[0]
+    op = step.case.op
     assert isinstance(op, Reorder)
-    n, c, h, w = step.case.shape
-    if op.source == "nhwc":
-        x = x.transpose(0, 3, 1, 2)
-    elif op.source != "nchw":
-        x = x.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w)[:, :c]
-    if op.target == "nhwc":
-        x = x.transpose(0, 2, 3, 1)
-    elif op.target != "nchw":
-        block = layout_block(op.target)
-        x = np.pad(x, ((0, 0), (0, -c % block), (0, 0), (0, 0))).reshape(n, -1, block, h, w).transpose(0, 1, 3, 4, 2)
-    step.output[...] = x
+    step.output[...] = from_nchw(to_nchw(step.inputs[0], op.source, step.case.shape), op.target)
 
 
 def kernels() -> tuple[Kernel, ...]:
@@ -56,10 +46,12 @@ def kernels() -> tuple[Kernel, ...]:
 
 
 def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
-    """Call each row's function in turn. BLAS inside NumPy follows the process's own thread limit."""
+    """Call each row's function in turn, with BLAS held to `threads`."""
+    pools = ThreadpoolController()
 
     def run() -> None:
-        for step in steps:
-            step.kernel.run(step)
+        with pools.limit(limits=threads):
+            for step in steps:
+                step.kernel.run(step)
 
     return run

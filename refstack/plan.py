@@ -1,0 +1,230 @@
+"""Graph + chosen kernels + packed weights + arena offsets. A plan only runs.
+
+`plan` is one forward sweep: shapes, a kernel for every node, reorders where neighbours disagree on the layout, packed
+weights, arena offsets from lifetimes, and segments (maximal runs of steps on one backend) lowered to one call each.
+After that nothing is allocated, chosen or checked but x's shape.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+
+from refstack import memory
+from refstack.backends import Step, backend, rows
+from refstack.errors import ResourceError, ShapeError, UsageError
+from refstack.formats import Array
+from refstack.graph import INPUT, Graph, Node
+from refstack.kernels import Case, Choice, Kernel, Reorder, candidates, case_of, layout_shape, select
+from refstack.ops import Flatten, Shape
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One array of the arena: a value in a layout. `owner` is the slot whose bytes it shares (itself, if none)."""
+
+    index: int
+    layout: str
+    shape: Shape
+    dtype: type[np.generic]
+    owner: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the array takes."""
+        return math.prod(layout_shape(self.layout, self.shape)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass
+class Draft:
+    """One step before its memory exists."""
+
+    node: Node
+    case: Case
+    choice: Choice
+    inputs: tuple[Slot, ...]
+    output: Slot
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A network ready to run on `batch` images with `threads` threads.
+
+    steps           kernel calls in order, reorders included
+    choices         node name -> the kernel it got and why others were refused
+    arena_bytes     activations and scratch          weight_bytes    packed weights
+    """
+
+    graph: Graph
+    batch: int
+    threads: int
+    backends: tuple[str, ...]
+    steps: tuple[Step, ...]
+    choices: dict[str, Choice]
+    arena_bytes: int
+    weight_bytes: int
+    x: Array
+    y: Array
+    segments: tuple[Callable[[], None], ...]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def planned_bytes(self) -> int:
+        """All memory that running takes: arena and packed weights."""
+        return self.arena_bytes + self.weight_bytes
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """Kernels of backends that were not asked for by name."""
+        return [step.kernel.name for step in self.steps if step.kernel.backend not in self.backends]
+
+    def run(self, x: Array) -> Array:
+        """The network's output.
+
+        Args        x   float32 (batch, c, h, w)
+        Returns     float32 (batch, classes)
+        Raises      ShapeError   x is not of the planned shape or not float32
+        """
+        x = np.asarray(x)
+        if x.shape != self.x.shape or x.dtype != np.float32:
+            raise ShapeError(
+                f"{self.graph.name}: input is {x.dtype} {x.shape}, this plan wants float32 {self.x.shape}; "
+                "make a plan for another batch"
+            )
+        with self.lock:  # the arena is one: a second thread waits
+            self.x[...] = x
+            for segment in self.segments:
+                segment()
+            return self.y.copy()
+
+
+def plan(
+    graph: Graph, batch: int = 1, backends: Sequence[str] = ("openmp", "blas", "numpy"), threads: int = 1
+) -> Plan:
+    """Choose, place and pack everything that running `graph` takes.
+
+    Args        backends    in order of preference; `blas` falls back to `numpy` where it has no row
+    Raises      UsageError, NoKernelError, BackendUnavailable, CompileError, ResourceError
+    """
+    backends = (backends,) if isinstance(backends, str) else tuple(backends)
+    for name, value in (("batch", batch), ("threads", threads)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise UsageError(f"plan: {name} is {value!r}, wanted a whole number of at least 1")
+    drafts, slots, output = _choose(graph, int(batch), rows(backends))
+    spans = _lifetimes(drafts, slots, output)
+    scratch = [d.choice.kernel.scratch(d.case) for d in drafts]
+    blocks = [memory.Block(slots[i].nbytes, *span) for i, span in spans.items()]
+    blocks += [memory.Block(nbytes, i, i) for i, nbytes in enumerate(scratch)]
+    offsets, arena_bytes = memory.offsets(blocks)
+    arena = _allocate(arena_bytes)
+
+    placed = dict(zip(spans, offsets, strict=False))
+    views = [_view(arena, placed[slot.owner], slot) for slot in slots]
+    steps = []
+    for i, draft in enumerate(drafts):
+        start = offsets[len(spans) + i]
+        inputs = tuple(views[slot.index] for slot in draft.inputs)
+        packed = {name: aligned(array) for name, array in draft.choice.kernel.pack(draft.node, draft.case).items()}
+        working = arena[start : start + scratch[i]]
+        steps.append(
+            Step(draft.node, draft.case, draft.choice.kernel, inputs, views[draft.output.index], packed, working)
+        )
+    weight_bytes = sum({id(a): a.nbytes for step in steps for a in step.packed.values()}.values())
+    choices = {draft.node.name: draft.choice for draft in drafts}
+    segments = tuple(
+        backend(name).lower(tuple(run), threads) for name, run in groupby(steps, key=lambda s: s.kernel.backend)
+    )
+    return Plan(
+        graph, int(batch), int(threads), backends, tuple(steps), choices, arena_bytes, weight_bytes,
+        views[0], views[output.index], segments,
+    )  # fmt: skip
+
+
+def _choose(graph: Graph, batch: int, kernels: tuple[Kernel, ...]) -> tuple[list[Draft], list[Slot], Slot]:
+    """A kernel for every node, and reorders between those that disagree on the layout."""
+    shapes, dtypes = graph.shapes(batch), graph.dtypes()
+    slots: list[Slot] = []
+    values: dict[str, dict[str, Slot]] = {}  # value -> layout -> slot
+    drafts: list[Draft] = []
+
+    def slot(name: str, layout: str, alias: Slot | None = None) -> Slot:
+        made = Slot(len(slots), layout, shapes[name], dtypes[name], len(slots) if alias is None else alias.owner)
+        slots.append(made)
+        values.setdefault(name, {})[layout] = made
+        return made
+
+    def read(name: str, layout: str) -> Slot:
+        """The value in this layout, reordered from the first one it was written in if need be."""
+        if layout not in values[name]:
+            source = next(iter(values[name].values()))
+            node = Node(f"{name}:{layout}", Reorder(source.layout, layout), (name,))
+            case = case_of(node, (shapes[name],), dtypes[name], dtypes[name])
+            choice = select(case, kernels)
+            drafts.append(Draft(node, case, choice, (source,), slot(name, layout)))
+        return values[name][layout]
+
+    slot(INPUT, "nchw")
+    for node in graph:
+        if isinstance(node.op, Flatten):  # the same bytes under another shape: nothing to run
+            slot(node.name, "nchw", alias=read(node.inputs[0], "nchw"))
+            continue
+        case = case_of(node, tuple(shapes[i] for i in node.inputs), dtypes[node.inputs[0]], dtypes[node.name])
+        choice = _follow(case, select(case, kernels), kernels, set(values[node.inputs[0]]))
+        inputs = tuple(read(name, choice.kernel.layouts[0]) for name in node.inputs)
+        drafts.append(Draft(node, case, choice, inputs, slot(node.name, choice.kernel.layouts[1])))
+    return drafts, slots, read(graph.output, "nchw")
+
+
+def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: set[str]) -> Choice:
+    """A layer without weights is too cheap to reorder for: take the row of the same backend that reads what is there."""
+    if case.format not in ("float32", "int8") or case.op.weight_shape(*case.inputs):
+        return choice
+    able, _ = candidates(case, kernels)
+    same = [row for row in able if row.backend == choice.kernel.backend and row.layouts[0] in layouts]
+    return Choice(same[0], choice.refusals) if same else choice
+
+
+def _lifetimes(drafts: list[Draft], slots: list[Slot], output: Slot) -> dict[int, tuple[int, int]]:
+    """Owner slot -> (first, last) step at which its bytes are in use. Input and output live at the edges."""
+    spans: dict[int, tuple[int, int]] = {slots[0].owner: (0, 0)}
+    for i, draft in enumerate(drafts):
+        for used in (*draft.inputs, draft.output):
+            first, _ = spans.get(used.owner, (i, i))
+            spans[used.owner] = (first, i)
+    first, _ = spans.get(output.owner, (0, 0))
+    spans[output.owner] = (first, len(drafts))
+    return spans
+
+
+def _allocate(nbytes: int) -> Array:
+    """Zeroed bytes that start on a cache line. ResourceError when there is no room."""
+    try:
+        return aligned(np.zeros(nbytes, np.uint8))
+    except MemoryError:
+        raise ResourceError(f"plan: the arena needs {nbytes / 2**20:.0f} MiB, which this machine does not have") from None
+
+
+def aligned(array: Array) -> Array:
+    """The same values in C order, starting on a multiple of memory.ALIGNMENT."""
+    array = np.ascontiguousarray(array)
+    if array.ctypes.data % memory.ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + memory.ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % memory.ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _view(arena: Array, offset: int, slot: Slot) -> Array:
+    return arena[offset : offset + slot.nbytes].view(slot.dtype).reshape(layout_shape(slot.layout, slot.shape))
+
+
+def usable(names: Iterable[str]) -> dict[str, str | None]:
+    """Backend name -> None if it can run here, else why not."""
+    return {name: backend(name).unavailable() for name in names}
