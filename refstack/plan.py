@@ -134,7 +134,7 @@ def plan(
         steps.append(
             Step(draft.node, draft.case, draft.choice.kernel, inputs, views[draft.output.index], packed, working)
         )
-    weight_bytes = sum({id(a): a.nbytes for step in steps for a in step.packed.values()}.values())
+    weight_bytes = sum(_weight_bytes(step) for step in steps)
     choices = {draft.node.name: draft.choice for draft in drafts}
     segments = tuple(
         backend(name).lower(tuple(run), threads) for name, run in groupby(steps, key=lambda s: s.kernel.backend)
@@ -199,6 +199,14 @@ def _lifetimes(drafts: list[Draft], slots: list[Slot], output: Slot) -> dict[int
     first, _ = spans.get(output.owner, (0, 0))
     spans[output.owner] = (first, len(drafts))
     return spans
+
+
+def _weight_bytes(step: Step) -> int:
+    """Bytes of the packed weights, or of the weight itself where the kernel reads it as it is."""
+    if step.packed:
+        return sum(array.nbytes for array in step.packed.values())
+    bias = step.node.bias.nbytes if step.node.bias is not None else 0
+    return bias + (step.node.weight.nbytes if step.node.weight is not None else 0)
 
 
 def _allocate(nbytes: int) -> Array:

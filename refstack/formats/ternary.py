@@ -75,7 +75,10 @@ class Ternary(Weight):
 
     def matmul(self, columns: Array) -> Array:
         (plus, minus), (positive, negative) = self.signs(), self.scales.astype(columns.dtype)
-        return positive * (plus.astype(columns.dtype) @ columns) - negative * (minus.astype(columns.dtype) @ columns)
+        y = np.empty((self.shape[0], columns.shape[1]), columns.dtype)
+        for k in range(self.shape[0]):
+            y[k] = positive * columns[plus[k]].sum(axis=0) - negative * columns[minus[k]].sum(axis=0)
+        return y
 
     def rows(self, start: int, stop: int) -> Ternary:
         return Ternary(self.codes[start:stop], self.scales, self.cols)
