@@ -85,6 +85,20 @@ def load(path: str | os.PathLike[str]) -> Graph:
         raise type(error)(f"{path}: {error}") from None
 
 
+def save_arrays(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
+    """Write arrays that are no network (golden values and the like) into the same container."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    container.write(Path(path), contiguous, json.dumps({"version": VERSION, "arrays": sorted(arrays)}))
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """What save_arrays wrote. FormatError naming the file unless it is sound."""
+    try:
+        return container.read(Path(path))[1]
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
 def _to_float16(matrix: Array, name: str) -> Array:
     with np.errstate(over="ignore"):  # overflow is what is looked for
         half = matrix.astype(np.float16)

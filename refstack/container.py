@@ -26,7 +26,7 @@ from refstack.errors import FormatError, ResourceError, UsageError
 from refstack.formats import Array
 
 KEY = "refstack"
-DTYPES = {"F32": 4, "F16": 2, "I32": 4, "I8": 1, "U8": 1}  # what refstack writes, bytes each
+DTYPES = {"F64": 8, "F32": 4, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1}  # what refstack writes, bytes each
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000

@@ -1,0 +1,146 @@
+"""Where weights come from: the shipped checkpoints by name, any file by path, or drawn from a seed.
+
+data/manifest.json      {"schema_version": 1, "checkpoints": {name: {"file", "sha256", "golden", "model",
+                        "technique", "accuracy": {data set: {"top1", "correct", "n"}}, "recipe", "seed", ...}}}
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refstack import checkpoint
+from refstack.container import keys, parse
+from refstack.errors import ChecksumError, DataError, RefstackError, UsageError
+from refstack.formats import Array, Dense
+from refstack.graph import Graph, Node
+from refstack.models import MODELS
+from refstack.ops import BatchNorm
+
+SCHEMA_VERSION = 1
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Graph:
+    """A trained network: a model's name gives the shipped checkpoint, a path that file.
+
+    Returns     Graph whose meta carries model, technique, sha256 (of the file) and accuracy where they are known
+    Raises      UsageError no such name or file; ChecksumError the shipped file is not the published one;
+                FormatError, ShapeError the file is not a sound checkpoint
+    """
+    if name_or_path not in MODELS:
+        path = _existing(name_or_path)
+        graph = checkpoint.load(path)
+        return replace(graph, meta={**graph.meta, "sha256": _sha256(path)})
+    name = str(name_or_path)
+    path, entry = checkpoint_path(name), manifest()[name]
+    graph = checkpoint.load(path)
+    facts = {key: entry[key] for key in ("model", "technique", "sha256", "accuracy")}
+    return replace(graph, meta={**graph.meta, **facts})
+
+
+def checkpoint_path(model: str) -> Path:
+    """The shipped checkpoint of a model, its sha256 compared with the manifest's."""
+    entry = _entry(model)
+    path = _file(entry["file"])
+    got = _sha256(path)
+    if got != entry["sha256"]:
+        raise ChecksumError(f"{path}: sha256 is {got}, the manifest says {entry['sha256']}; install refstack again")
+    return path
+
+
+def golden(model: str) -> dict[str, Array]:
+    """What PyTorch computed with the shipped checkpoint: inputs, logits, predictions and margins (train/golden.py)."""
+    return checkpoint.load_arrays(_file(_entry(model)["golden"]))
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """The shipped checkpoints' entries by model name."""
+    path = data_dir() / "manifest.json"
+    try:
+        content = parse(path.read_text("utf-8"), "manifest")
+        keys(content, {"schema_version", "checkpoints"}, "manifest")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no list of checkpoints ({error}); install refstack again or train") from None
+    except RefstackError as error:
+        raise DataError(f"{path}: {error}") from None
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise DataError(f"{path}: schema version {content['schema_version']}, wanted {SCHEMA_VERSION}; update refstack")
+    checkpoints: dict[str, dict[str, Any]] = content["checkpoints"]
+    return checkpoints
+
+
+def data_dir() -> Path:
+    """Folder of the shipped checkpoints: inside an installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return package / "data" if (package / "data").is_dir() else package.parent / "data"
+
+
+def draw(graph: Graph, seed: int = 0) -> Graph:
+    """The same network with weights drawn as for training, and batch-norm statistics as training leaves them.
+
+        w ~ N(0, 2 / cols)      bias, mean ~ N(0, 0.1**2)      gamma, var ~ U(0.5, 1.5)
+
+    Args        seed    of numpy.random.default_rng; nodes draw in order
+    Source      He, Zhang, Ren, Sun: Delving Deep into Rectifiers, ICCV 2015
+    """
+    rng = np.random.default_rng(seed)
+    drawn = graph.with_nodes([_draw(node, rng) for node in graph], technique="drawn", seed=seed)
+    drawn.check()
+    return drawn
+
+
+def _draw(node: Node, rng: np.random.Generator) -> Node:
+    if node.weight is None:
+        return node
+    rows, cols = node.weight.shape
+
+    def normal(deviation: float, array: Array | None) -> Array | None:
+        return None if array is None else (deviation * rng.standard_normal(rows)).astype(np.float32)
+
+    if isinstance(node.op, BatchNorm):
+        weight, var = rng.uniform(0.5, 1.5, (rows, 1)), rng.uniform(0.5, 1.5, rows).astype(np.float32)
+    else:
+        weight, var = np.sqrt(2 / cols) * rng.standard_normal((rows, cols)), None
+    bias, mean = normal(0.1, node.bias), normal(0.1, node.mean)
+    return replace(node, weight=Dense.encode(weight), bias=bias, mean=mean, var=var)
+
+
+def _entry(model: str) -> dict[str, Any]:
+    _known(model)
+    entries = manifest()
+    if model not in entries:
+        shipped = ", ".join(entries) or "none"
+        raise DataError(f"{data_dir()}: no trained checkpoint of {model} (there: {shipped}); train it or name a file")
+    return entries[model]
+
+
+def _known(name: str) -> None:
+    if name not in MODELS:
+        near = difflib.get_close_matches(name.lower(), MODELS, 1, 0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown model {name!r}: {hint}wanted one of {', '.join(MODELS)}, or a checkpoint's path")
+
+
+def _existing(name_or_path: str | os.PathLike[str]) -> Path:
+    """A path as it is; a word that is neither a file nor looks like one is taken for a mistyped name."""
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and not path.exists() and len(path.parts) == 1 and not path.suffix:
+        _known(name_or_path)
+    return path
+
+
+def _file(name: str) -> Path:
+    path = data_dir() / Path(name).name
+    if not path.is_file():
+        raise DataError(f"{path}: the manifest names this file, but it is not there; install refstack again")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
