@@ -1,0 +1,39 @@
+# Two commands for a newcomer: `make bench` and `make test`. Both make .venv and install into it.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CIFAR10 ?= $(wildcard ../shared/cifar10)
+ARGS   ?=
+
+.PHONY: bench test lint format clean
+
+bench: $(VENV)/.installed
+	$(BIN)/refstack bench $(ARGS)
+
+test: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror accel/*/*.c accel/*/*.h
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i accel/*/*.c accel/*/*.h
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist
