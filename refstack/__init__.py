@@ -6,7 +6,7 @@
     plan = rs.plan(small, batch=1, backends=("openmp",), threads=1)
     logits = plan.run(x)                                 x float32 (1, 3, 32, 32)
 
-Names are loaded when they are first used, so that importing refstack costs nothing.
+Names are imported when they are first used, so that `refstack --help` answers at once.
 """
 
 from __future__ import annotations
@@ -14,38 +14,41 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-_HOME = {
-    "load": "models.zoo",
-    "save": "checkpoint",
-    "compress": "compress",
-    "plan": "plan",
-    "Plan": "plan",
-    "run": "reference",
-    "Graph": "graph",
-    "Node": "graph",
-    "check_plan": "compare",
-    "evaluate": "evaluate",
-    "verify": "verify",
-    "bench": "bench",
-    "RefstackError": "errors",
-}
-
-__all__ = ["__version__", *_HOME]
-
 if TYPE_CHECKING:
-    from refstack.bench import bench
+    from refstack.benchmark import bench
     from refstack.checkpoint import save
     from refstack.compare import check_plan
-    from refstack.compress import compress
+    from refstack.compression import compress
     from refstack.errors import RefstackError
-    from refstack.evaluate import evaluate
+    from refstack.evaluation import evaluate
     from refstack.graph import Graph, Node
     from refstack.models.zoo import load
-    from refstack.plan import Plan, plan
+    from refstack.planner import Plan, plan
     from refstack.reference import run
-    from refstack.verify import verify
+    from refstack.verification import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Graph", "Node", "Plan", "RefstackError", "bench", "check_plan", "compress",
+    "evaluate", "load", "plan", "run", "save", "verify",
+]  # fmt: skip
+
+_HOME = {
+    "Graph": "graph",
+    "Node": "graph",
+    "Plan": "planner",
+    "RefstackError": "errors",
+    "bench": "benchmark",
+    "check_plan": "compare",
+    "compress": "compression",
+    "evaluate": "evaluation",
+    "load": "models.zoo",
+    "plan": "planner",
+    "run": "reference",
+    "save": "checkpoint",
+    "verify": "verification",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -55,4 +58,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, "__version__"))

@@ -126,9 +126,7 @@ def _sum_of_products(node: Node, x: Array) -> tuple[Array, Array]:
     linear_op = replace(node.op, activation=None)  # type: ignore[call-arg]
     bias = node.bias if node.bias is not None else np.zeros(matrix.shape[0], np.float32)
     absolute = replace(node, op=linear_op, weight=stored.encode(np.abs(matrix)), bias=np.abs(bias))
-    pattern = replace(
-        node, op=linear_op, weight=stored.encode(matrix != 0), bias=(bias != 0).astype(np.float32)
-    )
+    pattern = replace(node, op=linear_op, weight=stored.encode(matrix != 0), bias=(bias != 0).astype(np.float32))
     s, n = layer(absolute, np.abs(x)), layer(pattern, (x != 0).astype(np.float64))
     return gamma(n + node.weight.roundings) * s * (1 + 2.0**-20) + n * 2.0**-150, s
 
@@ -169,9 +167,7 @@ def check_step(step: Step, threads: int) -> Check:
     source, target = step.kernel.layouts
     if isinstance(step.case.op, Reorder):
         source, target = step.case.op.source, step.case.op.target
-    inputs = tuple(
-        np.array(to_nchw(x, source, shape)) for x, shape in zip(step.inputs, step.case.inputs, strict=True)
-    )
+    inputs = tuple(np.array(to_nchw(x, source, shape)) for x, shape in zip(step.inputs, step.case.inputs, strict=True))
     for written in (step.output, step.scratch):
         written.view(np.uint8).reshape(-1)[...] = 0xFF
     backend(step.kernel.backend).lower((step,), threads)()

@@ -214,10 +214,11 @@ def select(case: Case, rows: Sequence[Kernel]) -> Choice:
     able, refused = candidates(case, rows)
     if not able:
         backends = tuple(dict.fromkeys(row.backend for row in rows))
-        lines = [f"  {name:<34} {reason}" for name, reason in refused] or ["  no row is registered for this op and format"]
+        lines = [f"  {name:<34} {reason}" for name, reason in refused] or [
+            "  no row is registered for this op and format"
+        ]
         raise NoKernelError(
             f"nothing can run {case.word} with backends={backends}\n" + "\n".join(lines)
             + '\n  try     add "numpy" to the backends'
         )  # fmt: skip
     return Choice(able[0], tuple(refused))
-

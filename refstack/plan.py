@@ -103,9 +103,7 @@ class Plan:
             return self.y.copy()
 
 
-def plan(
-    graph: Graph, batch: int = 1, backends: Sequence[str] = ("openmp", "blas", "numpy"), threads: int = 1
-) -> Plan:
+def plan(graph: Graph, batch: int = 1, backends: Sequence[str] = ("openmp", "blas", "numpy"), threads: int = 1) -> Plan:
     """Choose, place and pack everything that running `graph` takes.
 
     Args        backends    in order of preference; `blas` falls back to `numpy` where it has no row
@@ -214,7 +212,9 @@ def _allocate(nbytes: int) -> Array:
     try:
         return aligned(np.zeros(nbytes, np.uint8))
     except MemoryError:
-        raise ResourceError(f"plan: the arena needs {nbytes / 2**20:.0f} MiB, which this machine does not have") from None
+        raise ResourceError(
+            f"plan: the arena needs {nbytes / 2**20:.0f} MiB, which this machine does not have"
+        ) from None
 
 
 def aligned(array: Array) -> Array:

@@ -72,9 +72,11 @@ class Csr(Weight):
             raise FormatError(f"csr.indptr: falls after row {int(np.argmax(steps < 0))}")
         if self.indices.size and (self.indices.min() < 0 or self.indices.max() >= self.cols):
             where = int(np.argmax((self.indices < 0) | (self.indices >= self.cols)))
-            raise FormatError(f"csr.indices: column {self.indices[where]} at entry {where}, wanted 0 to {self.cols - 1}")
+            wanted = f"0 to {self.cols - 1}"
+            raise FormatError(f"csr.indices: column {self.indices[where]} at entry {where}, wanted {wanted}")
         rising = np.diff(self.indices) > 0
         rising[self.indptr[1:-1][(self.indptr[1:-1] > 0) & (self.indptr[1:-1] < self.indices.size)] - 1] = True
         if not rising.all():
-            raise FormatError(f"csr.indices: columns must rise within a row, entry {int(np.argmin(rising)) + 1} does not")
+            where = int(np.argmin(rising)) + 1
+            raise FormatError(f"csr.indices: columns must rise within a row, entry {where} does not")
         require_finite(self.values, "csr.values")

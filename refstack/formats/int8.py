@@ -146,4 +146,4 @@ class Int8(Weight):
             raise FormatError(f"int8.scale: row {int(np.argmax(self.scale <= 0))} has a scale that is not positive")
         for name, quant in (("input", self.input), ("output", self.output)):
             if quant and not (0 < quant.scale < math.inf and -128 <= quant.zero_point <= 127):
-                raise FormatError(f"int8.{name}: scale {quant.scale} must be positive, zero point {quant.zero_point} int8")
+                raise FormatError(f"int8.{name}: {quant} needs a positive scale and a zero point in -128..127")

@@ -88,10 +88,13 @@ class Ternary(Weight):
         require_dtype(self.scales, np.float32, 1, "ternary.scales")
         if self.scales.size != 2 or self.codes.shape[1] != -(-self.cols // 4):
             wanted = f"2 scales and {-(-self.cols // 4)} bytes a row"
-            raise FormatError(f"ternary: {self.scales.size} scales and {self.codes.shape[1]} bytes a row, wanted {wanted}")
+            got = f"{self.scales.size} scales and {self.codes.shape[1]} bytes a row"
+            raise FormatError(f"ternary: {got}, wanted {wanted}")
         codes = unpack(self.codes, 4 * self.codes.shape[1])
         if (codes == 3).any():
-            raise FormatError(f"ternary.codes: code 3 at {tuple(int(i) for i in np.argwhere(codes == 3)[0])} is illegal")
+            raise FormatError(
+                f"ternary.codes: code 3 at {tuple(int(i) for i in np.argwhere(codes == 3)[0])} is illegal"
+            )
         if codes[:, self.cols :].any():
             raise FormatError("ternary.codes: the unused codes at the end of a row must be 0")
         require_finite(self.scales, "ternary.scales")

@@ -44,7 +44,9 @@ def layer(node: Node, *inputs: Array) -> Array:
 def trace(graph: Graph, x: Array) -> dict[str, Array]:
     """Every value of the network for x, by node name (`input` is x itself)."""
     if x.shape[1:] != graph.input_shape:
-        raise ShapeError(f"{graph.name}: input has shape {x.shape}, wanted (n, {', '.join(map(str, graph.input_shape))})")
+        raise ShapeError(
+            f"{graph.name}: input has shape {x.shape}, wanted (n, {', '.join(map(str, graph.input_shape))})"
+        )
     values = {INPUT: x}
     for node in graph:
         values[node.name] = layer(node, *(values[name] for name in node.inputs))
