@@ -127,6 +127,10 @@ class BatchNorm(Op):
     name: ClassVar[str] = "batchnorm"
     eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < math.inf:
+            raise ShapeError(f"batchnorm: eps is {self.eps}, must be positive")
+
     def shape(self, *inputs: Shape) -> Shape:
         return _image(self, inputs[0])
 

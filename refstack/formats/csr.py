@@ -67,7 +67,7 @@ class Csr(Weight):
             raise FormatError(f"csr.indptr: must run from 0 to the {self.indices.size} stored entries")
         if self.indices.size != self.values.size:
             raise FormatError(f"csr: {self.indices.size} indices but {self.values.size} values")
-        steps = np.diff(self.indptr)
+        steps = np.diff(self.indptr.astype(np.int64))  # int32 steps could wrap around
         if (steps < 0).any():
             raise FormatError(f"csr.indptr: falls after row {int(np.argmax(steps < 0))}")
         if self.indices.size and (self.indices.min() < 0 or self.indices.max() >= self.cols):

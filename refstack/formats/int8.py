@@ -147,3 +147,12 @@ class Int8(Weight):
         for name, quant in (("input", self.input), ("output", self.output)):
             if quant and not (0 < quant.scale < math.inf and -128 <= quant.zero_point <= 127):
                 raise FormatError(f"int8.{name}: {quant} needs a positive scale and a zero point in -128..127")
+        with np.errstate(over="ignore", under="ignore"):
+            bad = ~((self.unit > 0) & np.isfinite(self.unit))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise FormatError(
+                f"int8: input.scale {self.input.scale} * scale {self.scale[row]} of row {row} is no float32"
+            )
+        if self.output:
+            self.multipliers()  # raises where the output's grid is finer than a multiplier can be
