@@ -1,0 +1,61 @@
+/* Layers that only move numbers, of `itemsize` bytes each.
+
+       flatten    y = x, nchw                                       one copy
+       concat     y[n] = x0[n], x1[n], ..  along the channels       one copy an input and image, in any layout
+       reorder    nchw <-> nchw<V>c;  lanes beyond c are written as zeros
+
+   Reads      x;  concat: pack[0] int64 (inputs,) the bytes of one image of each input
+   Writes     y
+   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  reorder: one row of a block of channels
+   Cost       bandwidth; bitwise */
+#include "rs.h"
+
+void rs_flatten(const rs_args *a) {
+    enum { PIECE = 16384 };
+    const int64_t bytes = a->n * a->c * a->h * a->w * a->itemsize, pieces = rs_ceil(bytes, PIECE);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < pieces; i++)
+        memcpy((char *)a->y + i * PIECE, (const char *)a->x[0] + i * PIECE, rs_min(PIECE, bytes - i * PIECE));
+}
+
+void rs_concat(const rs_args *a) {
+    const int64_t *bytes = a->pack[0];
+    int64_t image = 0;
+    for (int64_t i = 0; i < a->inputs; i++) image += bytes[i];
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t n = 0; n < a->n; n++)
+        for (int64_t i = 0; i < a->inputs; i++) {
+            int64_t before = 0;
+            for (int64_t j = 0; j < i; j++) before += bytes[j];
+            memcpy((char *)a->y + n * image + before, (const char *)a->x[i] + n * bytes[i], bytes[i]);
+        }
+}
+
+/* One row of pixels of one block: (lanes, w) with `plane` numbers between channels <-> (w, lanes). */
+#define DEFINE_REORDER(TYPE)                                                                                       \
+    static void reorder_##TYPE(const rs_args *a) {                                                                 \
+        const int64_t lanes = rs_max(a->x_block, a->y_block), blocks = rs_ceil(a->c, lanes), plane = a->h * a->w;  \
+        const int64_t to_blocks = a->y_block > 1;                                                                  \
+        _Pragma("omp for collapse(3) schedule(static)") for (int64_t n = 0; n < a->n; n++)                         \
+            for (int64_t b = 0; b < blocks; b++)                                                                   \
+                for (int64_t h = 0; h < a->h; h++) {                                                               \
+                    const int64_t flat = ((n * a->c + b * lanes) * a->h + h) * a->w;                               \
+                    const int64_t block = ((n * blocks + b) * a->h + h) * a->w * lanes;                            \
+                    const int64_t here = rs_min(lanes, a->c - b * lanes);                                          \
+                    if (to_blocks) {                                                                               \
+                        const TYPE *x = (const TYPE *)a->x[0] + flat;                                              \
+                        TYPE *y = (TYPE *)a->y + block;                                                            \
+                        for (int64_t w = 0; w < a->w; w++)                                                         \
+                            for (int64_t i = 0; i < lanes; i++) y[w * lanes + i] = i < here ? x[i * plane + w] : 0; \
+                    } else {                                                                                       \
+                        const TYPE *x = (const TYPE *)a->x[0] + block;                                             \
+                        TYPE *y = (TYPE *)a->y + flat;                                                             \
+                        for (int64_t i = 0; i < here; i++)                                                         \
+                            for (int64_t w = 0; w < a->w; w++) y[i * plane + w] = x[w * lanes + i];                \
+                    }                                                                                              \
+                }                                                                                                  \
+    }
+DEFINE_REORDER(float)
+DEFINE_REORDER(int8_t)
+
+void rs_reorder(const rs_args *a) { a->itemsize == 1 ? reorder_int8_t(a) : reorder_float(a); }

@@ -1,0 +1,115 @@
+"""Weights as the OpenMP kernels read them. Done once, at planning; each layout is drawn in its kernel's C file.
+
+A pack is a dict in a fixed order: "bias" goes to rs_args.bias, the rest to rs_args.pack[0], pack[1], ...
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from refstack.formats import Array
+from refstack.graph import Node
+from refstack.kernels import Case
+from refstack.memory import ALIGNMENT
+from refstack.ops import AvgPool2d, BatchNorm, Conv2d
+
+Packed = dict[str, Array]
+
+
+def aligned(array: Array) -> Array:
+    """A copy in C order that starts on a cache line, so that no vector of it straddles two."""
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def integers(*values: int) -> Array:
+    """A few numbers for a kernel of its own."""
+    return np.array(values, np.int64)
+
+
+def bias(node: Node, rows: int, block: int = 1) -> Array:
+    """float32 (rows rounded up to block,), zeros where there is none."""
+    out = np.zeros(-(-rows // block) * block, np.float32)
+    if node.bias is not None:
+        out[:rows] = node.bias
+    return aligned(out)
+
+
+def filters(node: Node, case: Case) -> Array:
+    """The decoded weight as (k, c/g, r, s)."""
+    op = cast(Conv2d, case.op)
+    assert node.weight is not None
+    return node.weight.decode().reshape(op.out_channels, -1, *op.kernel)
+
+
+def pad_axis(array: Array, axis: int, multiple: int) -> Array:
+    """Zeros behind one axis, up to a multiple."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, -array.shape[axis] % multiple)
+    return np.pad(array, widths)
+
+
+def direct(node: Node, case: Case) -> Packed:
+    """w (k, c/g, r, s)"""
+    w = filters(node, case)
+    return {"bias": bias(node, len(w)), "weights": aligned(w)}
+
+
+def tiles(w: Array, v: int, v_in: int, most: int) -> Array:
+    """(k, c, r, s) -> groups of [c/v_in][r][s][v_in c][KB][v k], one behind the other; KB is `most`, then 2, then 1."""
+    w = pad_axis(pad_axis(w, 0, v), 1, v_in)
+    k, c, r, s = w.shape
+    blocks = w.reshape(k // v, v, c // v_in, v_in, r, s)
+    parts, start = [], 0
+    while start < len(blocks):
+        left = len(blocks) - start
+        size = most if left >= most else 2 if left >= 2 else 1
+        parts.append(blocks[start : start + size].transpose(2, 4, 5, 3, 0, 1).ravel())
+        start += size
+    return np.concatenate(parts)
+
+
+def blocked(v: int, v_in: int, node: Node, case: Case) -> Packed:
+    """Register tiles of 4 blocks of channels where rows are short, of 2 where they are long."""
+    op, (_, k, p, q) = cast(Conv2d, case.op), case.shape
+    flat = op.kernel == (1, 1) and op.stride == (1, 1)
+    most = 4 if (p * q if flat else q) <= (6 if v == 16 else 3) else 2
+    w = tiles(filters(node, case), v, v_in, most)
+    return {"bias": bias(node, k, v), "weights": aligned(w), "tile": integers(most)}
+
+
+def linear_blocked(v: int, node: Node, case: Case) -> Packed:
+    """(k, c) -> [k/v][c][v k]"""
+    assert node.weight is not None
+    w = pad_axis(node.weight.decode(), 0, v)
+    return {"bias": bias(node, case.shape[1], v), "weights": aligned(w.reshape(-1, v, w.shape[1]).swapaxes(1, 2))}
+
+
+def batchnorm(v: int, node: Node, case: Case) -> Packed:
+    """mean, a = gamma / sqrt(var + eps) in float32 as the reference has it, bias; zeros in the lanes beyond c."""
+    assert node.weight is not None and node.mean is not None and node.var is not None
+    a = node.weight.decode()[:, 0] / np.sqrt(node.var + np.float32(cast(BatchNorm, case.op).eps))
+    padded = {"mean": node.mean, "a": a.astype(np.float32)}
+    return {"bias": bias(node, a.size, v), **{key: aligned(pad_axis(x, 0, v)) for key, x in padded.items()}}
+
+
+def nothing(v: int, node: Node, case: Case) -> Packed:
+    """For layers without weights."""
+    return {}
+
+
+def avgpool(v: int, node: Node, case: Case) -> Packed:
+    """{count_include_pad}"""
+    return {"include_pad": integers(int(cast(AvgPool2d, case.op).count_include_pad))}
+
+
+def concat(itemsize: int, v: int, node: Node, case: Case) -> Packed:
+    """Bytes of one image of each input."""
+    channels = [-(-shape[1] // v) * v for shape in case.inputs]
+    pixels = int(np.prod(case.inputs[0][2:]))
+    return {"bytes": integers(*(c * pixels * itemsize for c in channels))}
