@@ -1,0 +1,66 @@
+"""Where a row's top-1 comes from: measured on a data set at hand, else recorded for the checkpoint, else null."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refstack.bench.artifacts import Artifact, shipped
+from refstack.bench.worker import ChildFailed, Worker
+from refstack.datasets import Dataset
+from refstack.graph import Graph
+
+QUICK_IMAGES = 500
+TIMEOUT_S = 3600.0
+UNMEASURED = "not measured: no data set given"
+
+
+@dataclass(frozen=True)
+class Top1:
+    """correct / n, and what stands behind it: "measured:<data set>", "recorded:<data set>", or None and a reason."""
+
+    correct: int | None = None
+    n: int | None = None
+    source: str | None = None
+    reason: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """As they stand in a row; top1 in percent."""
+        top1 = None if self.correct is None or not self.n else 100 * self.correct / self.n
+        return {"top1": top1, "top1_n": self.n, "top1_source": self.source, "top1_reason": self.reason}
+
+
+def recorded(trained: Graph, artifact: Artifact) -> Top1:
+    """What the manifest says of these very bytes."""
+    if artifact.technique == "dense":
+        found = trained.meta.get("accuracy") or {}
+    else:
+        entry = shipped().get("one_shot", {}).get(f"{artifact.model}-{artifact.technique}", {})
+        found = entry.get("accuracy", {}) if entry.get("sha256") == artifact.sha256 else {}
+    for name, each in found.items():
+        return Top1(each["correct"], each["n"], f"recorded:{name}")
+    drawn = artifact.facts["weights"] == "drawn"
+    return Top1(reason="weights are drawn, not trained" if drawn else UNMEASURED)
+
+
+def measured(artifact: Artifact, dataset_file: Path, dataset: Dataset, backend: str, threads: int) -> Top1:
+    """Run the data set through the artifact in a child process."""
+    with Worker(threads) as worker:
+        try:
+            found = worker.ask(
+                "accuracy", TIMEOUT_S, graph=str(artifact.graph_file), data=str(dataset_file), backend=backend,
+                threads=threads,
+            )  # fmt: skip
+        except ChildFailed as error:
+            return Top1(reason=f"not measured: {error.reason}")
+    return Top1(found["correct"], found["n"], f"measured:{dataset.name}")
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Images and labels in one .npy, so that they are decoded once and not by every child."""
+    record = np.empty(len(dataset), [("image", np.uint8, dataset.images.shape[1:]), ("label", np.int64)])
+    record["image"], record["label"] = dataset.images, dataset.labels
+    np.save(path, record, allow_pickle=False)

@@ -1,0 +1,149 @@
+"""One cell in a process of its own: build, measure memory, check, then time on command.
+
+    parent -> child     {"do": "load" | "time" | "finish" | "accuracy" | "roofs", ..}     one JSON object a line
+    child -> parent     {"ok": {..}} or {"error": "..", "kind": ".."}
+
+A crash, a hang or a leak costs one row. Nothing is inherited by fork and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refstack import checkpoint
+from refstack.bench.journal import strict
+from refstack.errors import CheckFailed, RefstackError, UsageError
+
+Reply = dict[str, Any]
+
+
+class Session:
+    """What the child holds between commands."""
+
+    def load(self, graph: str, input: str, oracle: str, backend: str, threads: int) -> Reply:
+        """Plan, measure memory, check. CheckFailed leaves nothing that `time` could time."""
+        from refstack.compare import check_plan
+        from refstack.plan import plan
+
+        baseline = memory_bytes("VmRSS")
+        loaded = checkpoint.load(graph)
+        x = np.load(input, allow_pickle=False)
+        since = reset_peak()
+        made = plan(loaded, len(x), (backend,), threads)
+        made.run(x)
+        start = time.perf_counter_ns()
+        made.run(x)
+        run_ns = time.perf_counter_ns() - start
+        peak = memory_bytes("VmHWM")
+        verdict = check_plan(made, x, np.load(oracle, allow_pickle=False))
+        if not verdict.passed:
+            raise CheckFailed(verdict.problem)
+        self.plan, self.x, self.output = made, x, verdict.output
+        names = [step.kernel.name for step in made.steps]
+        return {
+            "run_ns": run_ns,
+            "planned_bytes": made.planned_bytes,
+            "arena_bytes": made.arena_bytes,
+            "weight_bytes": made.weight_bytes,
+            "baseline_rss_bytes": baseline,
+            "peak_rss_bytes": peak,
+            "peak_rss_since": since,
+            "max_error_vs_bound": verdict.worst,
+            "n_checked": len(verdict.layers),
+            "n_elements_checked": sum(layer.compared for layer in verdict.layers),
+            "logit_error": verdict.logit_error,
+            "logit_scale": verdict.logit_scale,
+            "kernels": {name: names.count(name) for name in names},
+            "fallbacks": len(made.fallbacks),
+        }
+
+    def time(self, runs: int, warmup: int) -> Reply:
+        """`warmup` runs untimed, then `runs` timed one by one; the last output must still be the checked one."""
+        run, x, clock = self.plan.run, self.x, time.perf_counter_ns
+        for _ in range(warmup):
+            run(x)
+        samples = []
+        for _ in range(runs):
+            start = clock()
+            y = run(x)
+            samples.append(clock() - start)
+        if not np.array_equal(y, self.output):
+            raise CheckFailed("an output of the timed runs differs from the checked one")
+        return {"samples_ns": samples}
+
+    def finish(self) -> Reply:
+        """After the last round, on a poisoned arena: the output is still computed, and still the checked one."""
+        self.plan.y[...] = np.nan
+        if not np.array_equal(self.plan.run(self.x), self.output):
+            raise CheckFailed("the output after timing differs from the checked one")
+        return {}
+
+    def accuracy(self, graph: str, data: str, backend: str, threads: int) -> Reply:
+        """How many images of a saved data set (accuracy.py) the network gets right."""
+        from refstack.datasets import Dataset
+        from refstack.evaluate import evaluate
+
+        record = np.load(data, allow_pickle=False)
+        dataset = Dataset("", record["image"], record["label"], "", data, ("",) * len(record))
+        found = evaluate(checkpoint.load(graph), dataset, backend, threads)
+        return {"correct": found.correct, "n": found.n}
+
+    def roofs(self, threads: list[int]) -> Reply:
+        """What the machine can do at best."""
+        from refstack.backends.roofs import measure
+
+        return {"roofs": [measure(n) for n in threads]}
+
+
+def memory_bytes(field: str) -> int | None:
+    """A line of /proc/self/status in bytes: VmRSS now, VmHWM its peak. None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def reset_peak() -> str:
+    """Start VmHWM anew, so that reading the file does not count. What the peak is measured from, in words."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return "start of the process"
+    return "network loaded"
+
+
+def answer(session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one request."""
+    do = request.pop("do")
+    if do not in ("load", "time", "finish", "accuracy", "roofs"):
+        raise UsageError(f"child: unknown command {do!r}")
+    try:
+        return {"ok": getattr(session, do)(**request)}
+    except RefstackError as error:
+        return {"error": str(error), "kind": type(error).__name__}
+    except MemoryError:
+        return {"error": "no memory left", "kind": "ResourceError"}
+
+
+def main() -> None:
+    """Serve until the parent closes the pipe or dies."""
+    # Whatever a library prints goes to stderr: the replies have the pipe for themselves.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    session = Session()
+    for line in sys.stdin:
+        reply = answer(session, json.loads(line))
+        replies.write(json.dumps(strict(reply)) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

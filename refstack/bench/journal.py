@@ -1,0 +1,147 @@
+"""Results on disk: append-only JSON lines, one finished cell each, that survive kill -9 and a full disk.
+
+    line = {..row.., "crc": crc32 of the row's JSON text}\\n        flushed and fsynced before the next cell is touched
+
+What a crash leaves is at most a torn last line; it is cut off when the file is opened again. Rows of another machine
+or build stay in the file under their own `env`, and are never taken for this one's.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import zlib
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from refstack.bench.cells import SCHEMA_VERSION
+from refstack.errors import FormatError, ResourceError, UsageError
+
+Row = dict[str, Any]
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+START = b'{"schema_version":'
+
+
+def strict(value: Any) -> Any:
+    """The same value as strict JSON can hold it: NaN and infinity become None, tuples lists, NumPy numbers Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(each) for each in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def encode(row: Row) -> bytes:
+    """One line. schema_version stands first, the checksum of all before it last."""
+    body = json.dumps(strict({"schema_version": SCHEMA_VERSION, **row}), allow_nan=False, separators=(",", ":"))
+    return f'{body[:-1]},"crc":"{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+
+
+def decode(line: bytes) -> Row | None:
+    """The row of a line, or None if it is torn or altered."""
+    body, mark, crc = line.rstrip(b"\n").rpartition(b',"crc":"')
+    if not mark or crc != f'{zlib.crc32(body + b"}"):08x}"}}'.encode():
+        return None
+    row: Row = json.loads(body + b"}")
+    return row
+
+
+class Journal:
+    """The open file of one run: holds its lock, knows its rows, appends.
+
+    Raises      UsageError      another run writes to it, or it cannot be written
+                FormatError     the file is no journal, or a newer refstack's
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = 0
+        self.rows: list[Row] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(f"{path}.lock", timeout=0)
+            self._lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"{path}: another run writes to this journal; wait for it, or name another --output"
+            ) from None
+        except OSError as error:
+            raise _refused(path, error) from None
+        try:
+            self._file = FileIO(path, "a+")
+        except OSError as error:
+            self._lock.release()
+            raise _refused(path, error) from None
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file and its lock back."""
+        self._file.close()
+        self._lock.release()
+
+    def _recover(self) -> None:
+        """Read every whole line and cut off a torn last one."""
+        self._file.seek(0)
+        content = self._file.read()
+        end = content.rfind(b"\n") + 1
+        self.rows, self.damaged = read(content[:end], self.path)
+        if content[end:] and not (START.startswith(content[end : end + len(START)]) or content[end:].startswith(START)):
+            raise FormatError(f"{self.path}: not a journal of refstack bench; name another --output")
+        if content[end:]:
+            self._file.truncate(end)
+
+    def append(self, row: Row) -> None:
+        """Write one row and wait until it is on disk. ResourceError leaves the file as it was before."""
+        line = encode(row)
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(before)
+            raise _refused(self.path, error) from None
+        self.rows.append(strict({"schema_version": SCHEMA_VERSION, **row}))
+
+
+def read(content: bytes, path: Path) -> tuple[list[Row], int]:
+    """(rows of whole lines, number of damaged lines).
+
+    Raises      FormatError     the file is no journal, or a newer refstack's
+    """
+    lines = content.splitlines()
+    if lines and not lines[0].startswith(START):
+        raise FormatError(f"{path}: not a journal of refstack bench; name another --output")
+    rows = [row for line in lines if (row := decode(line)) is not None]
+    newest = max((row["schema_version"] for row in rows), default=SCHEMA_VERSION)
+    if newest > SCHEMA_VERSION:
+        raise FormatError(f"{path}: rows of schema {newest}, this refstack reads {SCHEMA_VERSION}; update refstack")
+    return rows, len(lines) - len(rows)
+
+
+def _refused(path: Path, error: OSError) -> UsageError | ResourceError:
+    if error.errno in NO_SPACE:
+        return ResourceError(
+            f"{path}: cannot write ({error.strerror}); rows written so far are kept: free space, run again"
+        )
+    return UsageError(f"{path}: cannot be written ({error.strerror}); name another --output")

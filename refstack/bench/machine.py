@@ -1,0 +1,141 @@
+"""The machine under a figure: what it is, what it can do at best, and what it was busy with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from threadpoolctl import threadpool_info
+
+import refstack
+from refstack.backends import openmp
+from refstack.backends.build import build_report, cpu_features
+
+Facts = dict[str, Any]
+LIBRARIES = ("numpy", "scipy", "numexpr", "threadpoolctl", "safetensors")
+
+
+def environment() -> Facts:
+    """Everything that makes two figures comparable, and `key`, its hash. Nothing here changes from minute to minute."""
+    build = build_report()
+    facts: Facts = {
+        "host": hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12],
+        "cpu": cpu_model(),
+        "cpu_features": hashlib.sha256(cpu_features().encode()).hexdigest()[:12],
+        "simd": [name for name in ("avx512f", "avx512_vnni", "avx2", "fma", "neon", "asimd") if name in _features()],
+        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": psutil.cpu_count(),
+        "threads_allowed": threads_allowed(),
+        "caches_bytes": caches(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "os": f"{platform.system()} {platform.release()}",
+        "libc": " ".join(platform.libc_ver()).strip(),
+        "python": platform.python_version(),
+        "blas": blas(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "compiler": build["version"] or build["compiler"],
+        "compiler_flags": build["flags"],
+        "refstack": refstack.__version__,
+        "code": code_sha256(),
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return {"key": hashlib.sha256(text.encode()).hexdigest()[:16], **facts}
+
+
+def load_average() -> list[float]:
+    """Running processes over the last 1, 5 and 15 minutes: above 0 before a run, something else is busy."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def threads_allowed() -> int:
+    """CPUs this process may use: its affinity mask, cut by a container's quota."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _cgroup_cpus()
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def _cgroup_cpus() -> float | None:
+    """cpu.max of cgroup v2, cfs quota of v1; None without a limit."""
+    limit = _read("/sys/fs/cgroup/cpu.max")
+    if limit is None:
+        quota, period = (_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+        limit = f"{quota} {period}" if quota and period else "max"
+    words = limit.split()
+    if len(words) != 2 or not words[0].isdigit() or not words[1].isdigit():
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def cpu_model() -> str:
+    """The name the processor gives itself."""
+    text = _read("/proc/cpuinfo") or ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def caches() -> dict[str, int]:
+    """Bytes of each data cache that the first core sees: {"L1": .., "L2": .., "L3": ..}."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = (_read(folder / name) for name in ("level", "type", "size"))
+        if level and size and kind != "Instruction":
+            unit = {"K": 1 << 10, "M": 1 << 20}.get(size[-1], 1)
+            found[f"L{level}"] = int(size.rstrip("KM")) * unit
+    return found
+
+
+def blas() -> str:
+    """Library behind numpy's matrix products, with version and the core it was tuned for."""
+    import numpy  # noqa: F401    threadpoolctl sees loaded libraries only
+
+    infos = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    return (
+        " ".join(str(infos[0].get(key) or "") for key in ("internal_api", "version", "architecture")) if infos else ""
+    )
+
+
+@cache
+def code_sha256() -> str:
+    """Of every source file that decides a figure: refstack's Python and the native kernels."""
+    package = Path(refstack.__file__).resolve().parent
+    digest = hashlib.sha256()
+    for folder, pattern in ((package, "*.py"), (openmp.sources(), "*.[ch]")):
+        for path in sorted(folder.rglob(pattern)):
+            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def line(env: Facts, roofs: list[Facts] | None, when: str) -> str:
+    """One line below a table: processor, measured limits, compiler, date."""
+    parts = [f"{env['cpu']}, {env['threads_allowed']} threads allowed"]
+    for roof in roofs or []:
+        speed = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
+        parts.append(f"{roof['threads']} thread{'s' * (roof['threads'] > 1)}: {speed}")
+    return "; ".join([*parts, str(env["compiler"]), f"{env['blas']}, numpy {env['libraries']['numpy']}", when])
+
+
+def _features() -> set[str]:
+    return set(cpu_features().split())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _read(path: str | Path) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

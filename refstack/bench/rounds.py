@@ -1,0 +1,142 @@
+"""Timing: all cells of a group alive at once, one running at a time, a small block each in every round.
+
+A slow minute of the machine then falls on all cells alike instead of on whichever was being timed, and ratios between
+them stay true. Order is shuffled anew each round. Every raw sample is kept.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from refstack.bench.artifacts import Artifact
+from refstack.bench.cells import Cell
+from refstack.bench.worker import ChildFailed, Worker
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How much to measure.
+
+    rounds      blocks of each cell             block_ms    length of a block; longer runs make blocks of one
+    cell_s      timed seconds for a cell: slow ones take part in fewer rounds, but in at least min_rounds
+    """
+
+    rounds: int = 12
+    block_ms: float = 40.0
+    cell_s: float = 1.5
+    min_rounds: int = 5
+    load_timeout_s: float = 300.0
+    time_timeout_s: float = 60.0
+
+    @classmethod
+    def quick(cls) -> Policy:
+        """Enough to see whether everything works; marked as quick in every row."""
+        return cls(rounds=3, block_ms=10.0, cell_s=0.3, min_rounds=3)
+
+
+@dataclass(eq=False)
+class Run:
+    """A cell being measured. `facts` is what the child reported; `status` becomes the row's.
+
+    artifact    None if the technique itself failed: then there is nothing to run
+    """
+
+    cell: Cell
+    artifact: Artifact | None
+    worker: Worker | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    samples_ns: list[int] = field(default_factory=list)
+    status: str = "ok"
+    reason: str | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What a child reads."""
+        assert self.artifact is not None, "a cell without an artifact is not run"
+        paths = {"graph": self.artifact.graph_file, "input": self.artifact.input_file}
+        return {name: str(path) for name, path in {**paths, "oracle": self.artifact.oracle_file}.items()}
+
+    def fail(self, error: ChildFailed) -> None:
+        """No times for a cell that went wrong, whenever it did."""
+        self.status, self.reason, self.samples_ns = error.status, error.reason, []
+        if self.worker is not None:
+            self.worker.close()
+
+
+Progress = Callable[[str], None]
+Spawn = Callable[[int], Worker]
+
+
+def measure(
+    cells: Sequence[tuple[Cell, Artifact]],
+    policy: Policy,
+    parallel: int,
+    seed: int = 0,
+    progress: Progress = lambda text: None,
+    spawn: Spawn = Worker,
+) -> list[Run]:
+    """Start a child for every cell, have it checked, time them all in rounds.
+
+    Args        parallel    children that may load and check at once; they are timed one at a time all the same
+                progress    called once for each child that is loaded, and once for each round
+    """
+    runs = [Run(cell, artifact) for cell, artifact in cells]
+    with ExitStack() as stack:
+        _load(runs, policy, parallel, progress, stack, spawn)
+        rng = random.Random(seed)
+        for turn in range(policy.rounds):
+            order = [run for run in runs if run.status == "ok" and _takes_part(run, turn, policy)]
+            rng.shuffle(order)
+            for run in order:
+                _block(run, policy)
+            progress("timing")
+        for run in runs:
+            _try(run, "finish", policy.time_timeout_s)
+    return runs
+
+
+def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, stack: ExitStack, spawn: Spawn) -> None:
+    """At most `parallel` children at work; answers are taken in order."""
+    waiting, working = deque(runs), deque[tuple[Run, Worker]]()
+    while waiting or working:
+        while waiting and len(working) < parallel:
+            run = waiting.popleft()
+            worker = run.worker = stack.enter_context(spawn(run.cell.threads))
+            worker.send("load", backend=run.cell.backend, threads=run.cell.threads, **run.files)
+            working.append((run, worker))
+        run, worker = working.popleft()
+        try:
+            run.facts = worker.receive(policy.load_timeout_s)
+        except ChildFailed as error:
+            run.fail(error)
+        progress(str(run.cell))
+
+
+def _takes_part(run: Run, turn: int, policy: Policy) -> bool:
+    """A cell that can afford n of all rounds takes them evenly spread."""
+    block_s = max(policy.block_ms / 1e3, run.facts["run_ns"] / 1e9)
+    n = min(policy.rounds, max(policy.min_rounds, int(policy.cell_s / block_s)))
+    return (turn + 1) * n // policy.rounds > turn * n // policy.rounds
+
+
+def _block(run: Run, policy: Policy) -> None:
+    """About block_ms of runs, after one untimed run unless a single one fills the block."""
+    fit = int(policy.block_ms * 1e6 / max(1, run.facts["run_ns"]))
+    reply = _try(run, "time", policy.time_timeout_s, runs=max(1, fit), warmup=1 if fit else 0)
+    if reply:
+        run.samples_ns += reply["samples_ns"]
+        run.facts["run_ns"] = min(reply["samples_ns"])  # the first run of a process is slower than the others
+
+
+def _try(run: Run, do: str, timeout_s: float, **arguments: int) -> dict[str, Any]:
+    if run.status == "ok" and run.worker is not None:
+        try:
+            return run.worker.ask(do, timeout_s, **arguments)
+        except ChildFailed as error:
+            run.fail(error)
+    return {}

@@ -1,0 +1,157 @@
+"""Views of rows: a table to read, JSON, JSON lines, CSV, Markdown. Rows are facts; ratios are made here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from refstack.bench import machine
+from refstack.bench.journal import Row, strict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMATS = ("table", "json", "jsonl", "csv", "md")
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "model": lambda row: row["model"],
+    "technique": lambda row: row["technique"],
+    "format": lambda row: row.get("format") or "-",
+    "backend": lambda row: row["backend"],
+    "thr": lambda row: str(row["threads"]),
+    "ms p50 (p90)": lambda row: _latency(row),
+    "x dense": lambda row: _number(row["speedup"], "{:.2f}"),
+    "top-1 %": lambda row: _top1(row),
+    "stored MB": lambda row: _mega(row, "stored_bytes"),
+    "plan MB": lambda row: _mega(row, "planned_bytes"),
+    "RSS MB": lambda row: _mega(row, "peak_rss_bytes"),
+    "MACs M": lambda row: _number(row.get("macs"), "{:.0f}", 1e-6),
+    "err/bound": lambda row: _number(row.get("max_error_vs_bound"), "{:.3f}"),
+    "status": lambda row: row["status"],
+}
+TEXT = ("model", "technique", "format", "backend", "status")
+NESTED = ("samples_ns", "kernels", "machine", "env")
+
+
+def with_speedup(rows: Sequence[Row]) -> list[Row]:
+    """Rows with `speedup`: p50 of the dense row of the same network, backend and threads over this row's."""
+    same = ("model", "backend", "threads", "batch", "quick")
+    dense = {tuple(row[key] for key in same): row["latency_p50_ms"] for row in rows if row["technique"] == "dense"}
+    found = []
+    for row in rows:
+        base, own = dense.get(tuple(row[key] for key in same)), row["latency_p50_ms"]
+        found.append({**row, "speedup": base / own if base and own else None})
+    return found
+
+
+def write(rows: Sequence[Row], format: str, stream: IO[str]) -> None:
+    """Print rows in one of FORMATS, and nothing else."""
+    if format == "json":
+        stream.write(json.dumps(strict(list(rows)), allow_nan=False, indent=1) + "\n")
+    elif format == "jsonl":
+        stream.writelines(json.dumps(strict(row), allow_nan=False) + "\n" for row in rows)
+    elif format == "csv":
+        stream.write(as_csv(rows))
+    elif format == "md":
+        stream.write(as_markdown(rows))
+    else:
+        print_table(rows, stream)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One column a field, nested ones left out; null is an empty cell."""
+    rows = with_speedup(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in NESTED))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table's columns, and the machine below."""
+    lines = ["| " + " | ".join(COLUMNS) + " |"]
+    lines.append("|" + "|".join("---" if name in TEXT else "--:" for name in COLUMNS) + "|")
+    lines += ["| " + " | ".join(cell(row) for cell in COLUMNS.values()) + " |" for row in with_speedup(rows)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes(rows))]) + "\n"
+
+
+def print_table(rows: Sequence[Row], stream: IO[str]) -> None:
+    """For reading: grouped by network, with what went wrong and the machine below."""
+    from rich.console import Console
+
+    width = None if stream.isatty() else 140
+    console = Console(file=stream, width=width, highlight=False)
+    console.print(table(rows))
+    for note in notes(rows):
+        console.print(note, style="dim", markup=False, soft_wrap=not stream.isatty())
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The rich table: networks apart by a rule, repeated names left blank."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in COLUMNS:
+        made.add_column(name, justify="left" if name in TEXT else "right", no_wrap=True)
+    last: list[str] = []
+    rows = with_speedup(rows)
+    for i, row in enumerate(rows):
+        cells = [cell(row) for cell in COLUMNS.values()]
+        shown = list(cells)
+        for column in range(3):  # model, technique, format: only where they change
+            if last[: column + 1] == cells[: column + 1]:
+                shown[column] = ""
+        last = cells
+        ends = i + 1 < len(rows) and rows[i + 1]["model"] != row["model"]
+        made.add_row(*map(escape, shown), end_section=ends, style=None if row["status"] == "ok" else "red")
+    return made
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What stands below a table: failures with reasons, what top-1 is of, the machine."""
+    found = [f"{_who(row)}: {row['status']}: {row['status_reason']}" for row in rows if row["status"] != "ok"]
+    sources = dict.fromkeys(row["top1_source"] for row in rows if row["top1_source"])
+    reasons = dict.fromkeys(row["top1_reason"] for row in rows if row["top1_reason"])
+    words = [f"{source.replace(':', ' on ', 1)}" for source in sources] + [f"- {reason}" for reason in reasons]
+    found += [f"top-1: {'; '.join(words)}"] if words else []
+    if any(row.get("weights") == "drawn" for row in rows):
+        found.append("weights drawn at random, not trained: times and sizes hold, accuracy does not")
+    if any(row["quick"] for row in rows):
+        found.append("quick run: few samples, not for comparison")
+    latest = rows[-1]
+    return [*found, machine.line(latest["env"], latest["machine"].get("roofs"), latest["created_utc"])]
+
+
+def _who(row: Row) -> str:
+    return f"{row['model']} {row['technique']} {row['backend']} {row['threads']}t"
+
+
+def _latency(row: Row) -> str:
+    if row["latency_p50_ms"] is None:
+        return "-"
+    return f"{_digits(row['latency_p50_ms'])} ({_digits(row['latency_p90_ms'])})"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, no exponent."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def _top1(row: Row) -> str:
+    if row["top1"] is None:
+        return "-"
+    return f"{row['top1']:.2f}" + ("" if row["top1_source"].startswith("measured") else " r")
+
+
+def _mega(row: Row, field: str) -> str:
+    return _number(row.get(field), "{:.2f}" if (row.get(field) or 0) < 1e7 else "{:.1f}", 1e-6)
+
+
+def _number(value: Any, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else form.format(value * scale)
