@@ -149,6 +149,20 @@ def stride_at_most(most: int) -> Need:
     return need
 
 
+def small_map(case: Case) -> str | None:
+    op, (_, _, h, w), (_, _, p, q) = cast(Conv2d, case.op), case.inputs[0], case.shape
+    if op.kernel != (3, 3) or op.padding != (1, 1, 1, 1) or op.dilation != (1, 1):
+        return f"kernel {op.kernel}, padding {op.padding}, dilation {op.dilation}; this kernel needs 3x3, 1 and 1"
+    if op.stride not in ((1, 1), (2, 2)) or p != q or p not in (2, 4) or (h, w) != (p * op.stride[0], p * op.stride[0]):
+        return f"output is {p}x{q} at stride {op.stride}, this kernel needs 2x2 or 4x4 at stride 1 or 2"
+    return None
+
+
+def vector_registers(v: int) -> Need:
+    """A whole 4x4 map needs 16 accumulators beside the weights."""
+    return lambda case: None if v == 16 else "this kernel needs 32 vector registers (AVX-512)"
+
+
 def channels_below(limit: int) -> Need:
     def need(case: Case) -> str | None:
         c = case.inputs[0][1]
@@ -214,9 +228,18 @@ def _convolutions(v: int) -> tuple[Kernel, ...]:
             pack=partial(packing.blocked, v, 1), scratch=partial(padded_image, 1), blocks=(v, 4, 6, 8, 12),
         ),
         _row(
+            "conv2d.dense.map", "rs_conv2d_dense_map", "a whole map of 4x4 or 2x2 in registers, no tap in padding",
+            needs=(one_group, small_map, vector_registers(v)), layouts=(lanes, lanes),
+            pack=partial(packing.small_map, v), blocks=(v, 2 * v, 4 * v),
+        ),
+        _row(
             "conv2d.dense.blocked", "rs_conv2d_dense_blocked", "register tiles of 2 or 4 blocks x up to 12 pixels",
             needs=(one_group, stride_at_most(2)), layouts=(lanes, lanes),
             pack=partial(packing.blocked, v, v), scratch=partial(padded_image, v), blocks=(v, 4, 6, 8, 12),
+        ),
+        _row(
+            "conv2d.dense.depthwise", "rs_conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
+            needs=(depthwise,), layouts=(lanes, lanes), pack=partial(packing.depthwise, v), blocks=(v, 2, 8),
         ),
         _row("conv2d.dense.direct", "rs_conv2d_dense_direct", "the plain loop", pack=packing.direct),
     )  # fmt: skip

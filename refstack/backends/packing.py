@@ -83,6 +83,20 @@ def blocked(v: int, v_in: int, node: Node, case: Case) -> Packed:
     return {"bias": bias(node, k, v), "weights": aligned(w), "tile": integers(most)}
 
 
+def small_map(v: int, node: Node, case: Case) -> Packed:
+    """One block of channels for 16 pixels, four for 4."""
+    most = 1 if case.shape[2] == 4 else 4
+    w = tiles(filters(node, case), v, v, most)
+    return {"bias": bias(node, case.shape[1], v), "weights": aligned(w), "tile": integers(most)}
+
+
+def depthwise(v: int, node: Node, case: Case) -> Packed:
+    """(c, 1, r, s) -> [c/v][r][s][v c]"""
+    w = pad_axis(filters(node, case)[:, 0], 0, v)
+    weights = w.reshape(-1, v, *w.shape[1:]).transpose(0, 2, 3, 1)
+    return {"bias": bias(node, case.shape[1], v), "weights": aligned(weights)}
+
+
 def linear_blocked(v: int, node: Node, case: Case) -> Packed:
     """(k, c) -> [k/v][c][v k]"""
     assert node.weight is not None
