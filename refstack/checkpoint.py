@@ -262,7 +262,7 @@ def _dataclass(cls: Any, values: Any, where: str, arrays: Mapping[str, Array] | 
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """A JSON value as the type hint asks: a list for a tuple, no bool for an int, no number beyond int32 or infinite."""
+    """A JSON value as the type hint asks: a list for a tuple, no bool for an int, no number that is too large."""
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
         inner = next(each for each in choices if each is not NoneType)
