@@ -1,0 +1,253 @@
+"""Draw problems: op, shapes, format, fill. One drawing for `verify` (seeded) and for the tests (hypothesis).
+
+Output first: draw p, q, the window, strides, dilation, padding and what is left over, and derive h and w, so that every
+draw is valid and nothing is thrown away. Sizes lie next to the block sizes that a kernel declares.
+Next: fills.py, then harness.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from refstack import ops
+from refstack.kernels import Case, Reorder
+from refstack.ops import Activation, Op, Shape
+
+T = TypeVar("T")
+Blocks = tuple[int, ...]
+
+BLOCKS: Blocks = (4, 8, 16)
+"""Sizes to go around for a kernel that declares none: the usual vector widths."""
+
+DEEP = (31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1024, 1025)
+"""Numbers of terms at which blocked sums take another path."""
+
+MOST_MACS = 2**20
+"""Multiply-adds of the largest drawn layer, about: keeps a problem in the milliseconds."""
+
+
+class Choose(Protocol):
+    """Where choices come from: a random generator or hypothesis. Low numbers and early options are the simple ones."""
+
+    def integer(self, low: int, high: int) -> int: ...
+    def among(self, options: Sequence[T]) -> T: ...
+
+
+class Seeded:
+    """Choices of a NumPy generator."""
+
+    def __init__(self, *seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.generator.integers(low, high + 1))
+
+    def among(self, options: Sequence[T]) -> T:
+        return options[self.integer(0, len(options) - 1)]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case and what its arrays are filled with. The case's density is what is asked for, not yet what is drawn."""
+
+    case: Case
+    fill: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.case.word} fill={self.fill} seed={self.seed}"
+
+
+def sizes(choose: Choose, blocks: Blocks, count: int, most: int) -> list[int]:
+    """`count` sizes with a product of at most `most`: 1 to 4, or next to a block size or its double."""
+    drawn = [1] * count
+    first = choose.integer(0, count - 1)  # whoever is drawn first may be large
+    for i in range(count):
+        edges = [v for b in blocks for v in (b - 1, b, b + 1, 2 * b - 1, 2 * b, 2 * b + 1) if 0 < v <= most]
+        at_edge = bool(edges) and choose.integer(0, 2) == 2
+        size = choose.among(edges) if at_edge else choose.integer(1, max(1, min(4, most)))
+        drawn[(first + i) % count] = size
+        most //= size
+    return drawn
+
+
+def axis(choose: Choose, places: int, window: int, stride: int, dilation: int, least: int = 1) -> tuple[int, int, int]:
+    """(size, before, after) of one image axis on which a window has `places` places; size is at least `least`."""
+    reach = dilation * (window - 1) + 1
+    padded = (places - 1) * stride + reach + choose.integer(0, stride - 1)
+    padded = max(padded, least)
+    before = choose.integer(0, min(reach - 1, padded - least))
+    after = choose.integer(0, min(reach - 1, padded - least - before))
+    return padded - before - after, before, after
+
+
+def plane(
+    choose: Choose, p: int, q: int, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int],
+    pooling: bool = False,
+) -> tuple[int, int, tuple[int, int, int, int]]:  # fmt: skip
+    """(h, w, padding) of an image with p by q windows. For pooling no window may lie in padding alone."""
+    least = dilation if pooling else (1, 1)
+    h, top, bottom = axis(choose, p, kernel[0], stride[0], dilation[0], least[0])
+    w, left, right = axis(choose, q, kernel[1], stride[1], dilation[1], least[1])
+    return h, w, (top, left, bottom, right)
+
+
+def pair(choose: Choose, low: int, high: int) -> tuple[int, int]:
+    """Two independent numbers: a kernel that swaps height and width shows."""
+    return choose.integer(low, high), choose.integer(low, high)
+
+
+def activation(choose: Choose) -> Activation | None:
+    """Mostly none: an activation hides errors."""
+    options: tuple[Activation | None, ...] = (None, None, None, "relu", "relu6")
+    return choose.among(options)
+
+
+Shapes = tuple[Shape, ...]
+Family = Callable[[Choose, Blocks], tuple[Op, Shapes]]
+
+
+def conv_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Any window, stride, padding, dilation and groups."""
+    kernel, stride, dilation = pair(choose, 1, 4), pair(choose, 1, 3), pair(choose, 1, 3)
+    n, g = choose.integer(1, 3), choose.among((1, 1, 2, 3))
+    c, k, p, q = sizes(choose, blocks, 4, MOST_MACS // (kernel[0] * kernel[1] * n * g))
+    h, w, padding = plane(choose, p, q, kernel, stride, dilation)
+    return ops.Conv2d(kernel, stride, padding, dilation, k * g, g, activation(choose)), ((n, c * g, h, w),)
+
+
+def conv_square(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """What networks are made of: 3x3, 5x5 or 7x7 with `same` padding, one group."""
+    r, st, n = choose.among((3, 3, 5, 7)), choose.integer(1, 2), choose.integer(1, 2)
+    c, k, p, q = sizes(choose, blocks, 4, MOST_MACS // (r * r * n))
+    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
+    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
+
+
+def conv_pointwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """1x1."""
+    st, n = choose.among((1, 1, 2)), choose.integer(1, 2)
+    c, k, p, q = sizes(choose, blocks, 4, MOST_MACS // n)
+    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
+    return ops.Conv2d((1, 1), (st, st), (0, 0, 0, 0), (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
+
+
+def conv_depthwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """A filter for every channel, 3x3 or 5x5, `same` padding."""
+    r, st, n = choose.among((3, 3, 5)), choose.integer(1, 2), choose.integer(1, 2)
+    c, p, q = sizes(choose, blocks, 3, MOST_MACS // (r * r * n))
+    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
+    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), c, c, activation(choose)), ((n, c, h, w),)
+
+
+def conv_deep(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Long sums: many channels, 1x1 or 3x3, small planes."""
+    c, r = choose.among(DEEP), choose.among((1, 1, 3))
+    k, p, q = sizes(choose, blocks, 3, max(1, 2**18 // (c * r * r)))
+    return ops.Conv2d((r, r), (1, 1), (r // 2,) * 4, (1, 1), k, 1, activation(choose)), ((1, c, p, q),)
+
+
+def conv_named(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Layers of the studied networks, scaled down."""
+    c, k, h, r, st, g = choose.among((
+        (3, 16, 16, 3, 1, 1), (3, 8, 14, 7, 2, 1), (16, 32, 8, 3, 2, 1), (16, 16, 8, 3, 1, 1), (16, 32, 8, 1, 2, 1),
+        (32, 32, 8, 3, 1, 32), (32, 32, 9, 3, 2, 32), (32, 64, 4, 1, 1, 1), (64, 64, 2, 3, 1, 1), (16, 8, 7, 5, 1, 1),
+    ))  # fmt: skip
+    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), k, g, activation(choose)), ((1, c, h, h),)
+
+
+def linear_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Small matrices around the blocks."""
+    n, c, k = sizes(choose, blocks, 3, MOST_MACS)
+    return ops.Linear(k, activation(choose)), ((n, c),)
+
+
+def linear_deep(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Long sums, the classifier's 512 -> 10 among them."""
+    n, k = sizes(choose, (*blocks, 10), 2, 256)
+    return ops.Linear(k, activation(choose)), ((n, choose.among(DEEP)),)
+
+
+def image(choose: Choose, blocks: Blocks) -> Shape:
+    """(n, c, h, w)."""
+    return (choose.integer(1, 3), *sizes(choose, blocks, 3, 2**15))
+
+
+def any_shape(choose: Choose, blocks: Blocks) -> Shape:
+    """An image, or vectors (n, c)."""
+    return image(choose, blocks) if choose.integer(0, 3) else tuple(sizes(choose, blocks, 2, 2**12))
+
+
+def pooling(kind: type[ops.MaxPool2d] | type[ops.AvgPool2d]) -> Family:
+    def draw(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+        """Any window that sees at least one pixel everywhere."""
+        kernel, stride, dilation = pair(choose, 1, 4), pair(choose, 1, 3), pair(choose, 1, 2)
+        n, (c, p, q) = choose.integer(1, 2), sizes(choose, blocks, 3, 2**12)
+        h, w, padding = plane(choose, p, q, kernel, stride, dilation, pooling=True)
+        if kind is ops.AvgPool2d:
+            counted = choose.integer(0, 1) == 1
+            return ops.AvgPool2d(kernel, stride, padding, dilation, counted), ((n, c, h, w),)
+        return kind(kernel, stride, padding, dilation), ((n, c, h, w),)
+
+    return draw
+
+
+def pooling_halves(kind: type[ops.MaxPool2d] | type[ops.AvgPool2d]) -> Family:
+    def draw(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+        """2x2 with stride 2, or 3x3 with stride 2: what networks use."""
+        r, pd = choose.among(((2, 0), (3, 1), (3, 0)))
+        c, p, q = sizes(choose, blocks, 3, 2**12)
+        h, w = 2 * p + r - 2 - 2 * pd + choose.integer(0, 1), 2 * q + r - 2 - 2 * pd + choose.integer(0, 1)
+        return kind((r, r), (2, 2), (pd,) * 4), ((1, c, max(h, 1 + pd), max(w, 1 + pd)),)
+
+    return draw
+
+
+def concat(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """One to four inputs that differ in channels."""
+    first = any_shape(choose, blocks)
+    more = [sizes(choose, blocks, 1, 64)[0] for _ in range(choose.integer(0, 3))]
+    return ops.Concat(), (first, *((first[0], c, *first[2:]) for c in more))
+
+
+def quantize(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Scales that are powers of two (ties happen) and others; zero points at both ends."""
+    scale = choose.among((2.0, 0.5, 0.02, 0.1, 3.7))
+    return ops.Quantize(scale, choose.among((0, -128, 127, 3, -77))), (any_shape(choose, blocks),)
+
+
+def reorder(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Between two layouts."""
+    layouts = ["nchw", "nhwc", "nchw16c", "nchw8c"]
+    source = choose.among(layouts)
+    target = choose.among([layout for layout in layouts if layout != source])
+    return Reorder(source, target), (image(choose, blocks),)
+
+
+FAMILIES: dict[str, dict[str, Family]] = {
+    "conv2d": {
+        "general": conv_general, "square": conv_square, "pointwise": conv_pointwise, "depthwise": conv_depthwise,
+        "deep": conv_deep, "named": conv_named,
+    },
+    "linear": {"general": linear_general, "deep": linear_deep},
+    "maxpool": {"general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d)},
+    "avgpool": {"general": pooling(ops.AvgPool2d), "halves": pooling_halves(ops.AvgPool2d)},
+    "batchnorm": {
+        "general": lambda choose, blocks: (ops.BatchNorm(choose.among((1e-5, 1e-3))), (image(choose, blocks),))
+    },
+    "globalavgpool": {"general": lambda choose, blocks: (ops.GlobalAvgPool(), (image(choose, blocks),))},
+    "relu": {
+        "general": lambda choose, blocks: (ops.ReLU(choose.among(("relu", "relu6"))), (any_shape(choose, blocks),))
+    },
+    "add": {"general": lambda choose, blocks: (ops.Add(activation(choose)), (any_shape(choose, blocks),) * 2)},
+    "flatten": {"general": lambda choose, blocks: (ops.Flatten(), (image(choose, blocks),))},
+    "softmax": {"general": lambda choose, blocks: (ops.Softmax(), (tuple(sizes(choose, blocks, 2, 2**12)),))},
+    "concat": {"general": concat},
+    "quantize": {"general": quantize},
+    "reorder": {"general": reorder},
+}  # fmt: skip
+"""For each op, ways to draw it. A kernel with narrow needs is fed from the families that it accepts."""

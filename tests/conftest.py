@@ -1,0 +1,46 @@
+"""Hypothesis profiles, the option for CIFAR-10, and one thread for the libraries unless a test says otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from threadpoolctl import threadpool_limits
+
+COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+settings.register_profile("dev", max_examples=40, **COMMON)
+settings.register_profile("ci", max_examples=100, derandomize=True, database=None, **COMMON)
+settings.register_profile("nightly", max_examples=5000, **COMMON)
+settings.register_profile("sabotage", settings.get_profile("ci"), max_examples=300, phases=[Phase.generate])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cifar10", metavar="DIR", help="folder with CIFAR-10 archives, for the tests that read images")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    folder = config.getoption("--cifar10") or "not given, its tests are skipped"
+    return f"cifar10: {folder}; hypothesis profile: {settings.get_current_profile_name()}"
+
+
+@pytest.fixture(scope="session")
+def cifar10(request: pytest.FixtureRequest) -> Path:
+    """The folder with CIFAR-10 archives. A folder that is named but missing is an error, not a skip."""
+    asked = request.config.getoption("--cifar10")
+    if not asked:
+        pytest.skip("CIFAR-10 is not at hand: give the folder of its archives, pytest --cifar10 DIR")
+    folder = Path(asked).expanduser().absolute()
+    if not folder.is_dir():
+        pytest.fail(f"--cifar10 {asked}: no such folder", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_library_thread() -> Iterator[None]:
+    """BLAS on one thread: tests compare bits, and several test processes share the cores."""
+    with threadpool_limits(1):
+        yield

@@ -1,0 +1,72 @@
+"""Every row of the registry on drawn problems. Tests come from the rows: a new row is tested by being there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from strategies import problems
+
+from refstack.backends import BACKENDS, backend
+from refstack.kernels import Kernel
+from refstack.verify.cases import Problem
+from refstack.verify.fills import fills
+from refstack.verify.harness import examine, families
+from refstack.verify.verdicts import problems as seeded
+
+ROWS = [kernel for name in BACKENDS for kernel in backend(name).kernels()]
+LEAST_EXAMPLES = 30
+
+
+def needs_backend(name: str) -> None:
+    """A backend that cannot run here fails its tests, unless the user says that there is no compiler."""
+    reason = backend(name).unavailable()
+    if reason and os.environ.get("REFSTACK_TEST_WITHOUT_COMPILER"):
+        pytest.skip(f"REFSTACK_TEST_WITHOUT_COMPILER is set and backend {name} cannot run: {reason}")
+    assert not reason, f"backend {name} cannot run here: {reason} (set REFSTACK_TEST_WITHOUT_COMPILER=1 to skip)"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_kernel(row: Kernel) -> None:
+    """Inside the bound or bitwise, on hostile buffers, with 1, 2 and 3 threads (harness.examine)."""
+    needs_backend(row.backend)
+    assert families(row), f"{row.name}: no drawn case is accepted, so it was never run"
+    ran: list[int] = []
+
+    @given(problems(row))
+    def check(problem: Problem) -> None:
+        outcome = examine(row, problem)
+        assert not outcome.problem, f"{row.name} on {problem}: {outcome.problem}"
+        ran.append(outcome.compared)
+
+    check()
+    assert len(ran) >= LEAST_EXAMPLES, f"{row.name} was run {len(ran)} times only"
+    assert sum(ran) > 0, f"{row.name}: nothing was compared"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_kernel_with_every_fill(row: Kernel) -> None:
+    """Each fill twice, without leaving it to chance."""
+    needs_backend(row.backend)
+    drawn = seeded(row, 2 * len(fills(row.op, row.format)), seed=1)
+    assert {problem.fill for problem in drawn} == set(fills(row.op, row.format))
+    for problem in drawn:
+        outcome = examine(row, problem)
+        assert not outcome.problem, f"{row.name} on {problem}: {outcome.problem}"
+
+
+@pytest.mark.parametrize("test", [test_kernel, test_kernel_with_every_fill])
+def test_that_every_row_is_tested(test: pytest.MarkDecorator) -> None:
+    """The rows that the tests were generated from are the registry."""
+    tested = [row.name for row in test.pytestmark[0].args[1]]
+    registered = [row.name for name in BACKENDS for row in backend(name).kernels()]
+    assert sorted(tested) == sorted(registered)
+    assert len(set(registered)) == len(registered), "two rows have one name"
+
+
+def test_that_a_row_nobody_can_run_fails() -> None:
+    """A row that refuses everything must not pass for want of cases."""
+    idle = Kernel("relu", "float32", "numpy", "idle", None, needs=(lambda case: "never",))
+    with pytest.raises(AssertionError, match=r"relu\.float32\.numpy\.idle: no drawn case is accepted"):
+        test_kernel(idle)
