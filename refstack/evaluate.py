@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from refstack import datasets
-from refstack.datasets import Dataset, preprocess
+from refstack.datasets import CLASSES, Dataset, preprocess
 from refstack.errors import UsageError
 from refstack.formats import Array
 from refstack.graph import Graph
@@ -149,3 +149,18 @@ def _record(graph: Graph, dataset: Dataset) -> tuple[Array, Array, float] | None
     if predictions is None or margins is None or len(predictions) != len(dataset):
         return None
     return predictions, margins, float(np.abs(golden["logits"] - golden["logits64"]).max())
+
+
+def classify(
+    graph: Graph, image: Array, backend: str = "openmp", threads: int = 1, top: int = 5
+) -> list[tuple[str, float]]:
+    """(class, probability) of the `top` most likely classes.
+
+    Args        image   uint8 (3, 32, 32), as datasets.load_image reads it
+    """
+    if not 1 <= top <= len(CLASSES):
+        raise UsageError(f"classify: top is {top}, wanted 1 to {len(CLASSES)} classes")
+    y = plan(graph, 1, (backend,), threads).run(preprocess(image[None]))[0].astype(np.float64)
+    p = np.exp(y - y.max())
+    p /= p.sum()
+    return [(CLASSES[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:top]]

@@ -1,0 +1,123 @@
+"""Verbs that say what there is and whether it is right: kernels, explain, verify, doctor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refstack.cli.options import Format, Model, Technique, Threads, View, say, show, words
+
+
+def kernels(
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Only these, separated by commas.")] = None,
+    name: Annotated[str, typer.Option("--kernel", "-k", help="Glob over op.format.backend.variant.")] = "*",
+    format: Format = View.table,
+) -> None:
+    """List the registry: every kernel in order of preference, its layouts, and what it needs of a problem."""
+    from fnmatch import fnmatchcase
+
+    from refstack.backends import BACKENDS, rows
+    from refstack.backends import backend as named
+    from refstack.errors import UsageError
+
+    found = []
+    for each in words(backend) or BACKENDS:
+        reason = named(each).unavailable()
+        if reason and backend is None:
+            say(f"backend {each} is left out: {reason}")
+            continue
+        found += [row for row in rows([each]) if row.backend == each and fnmatchcase(row.name, name)]
+    if not found:
+        raise UsageError(f"no kernel is called {name!r}; without --kernel all are listed")
+    show(
+        [
+            {
+                "kernel": row.name,
+                "layouts": " > ".join(row.layouts),
+                "needs": [need.__qualname__.partition(".")[0] for need in row.needs],
+                "exact": row.exact,
+                "summary": row.summary or (getattr(row.run, "__doc__", None) or "").partition("\n")[0],
+            }
+            for row in found
+        ],
+        format,
+    )
+
+
+def explain(
+    model: Model,
+    technique: Technique = "dense",
+    backends: Annotated[str, typer.Option("--backends", "-b", help="In order of preference.")] = "openmp,blas,numpy",
+    threads: Threads = 1,
+    batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
+    format: Format = View.table,
+) -> None:
+    """The plan of a network: which kernel each layer got, in which layouts, and why others were refused."""
+    from refstack.bench.artifacts import source
+    from refstack.compress import compress
+    from refstack.plan import plan
+
+    graph = source(model, 0)
+    if graph.meta.get("technique") == "drawn":
+        say(f"{model}: weights drawn at random, no checkpoint is there")
+    made = plan(compress(graph, technique), batch, words(backends) or [], threads)
+    refusals = {name: choice.refusals for name, choice in made.choices.items()}
+    show(
+        [
+            {
+                "layer": step.node.name,
+                "case": step.case.word,
+                "kernel": step.kernel.name,
+                "layouts": " > ".join(step.kernel.layouts),
+                "refused": [f"{name.rpartition('.')[2]}: {why}" for name, why in refusals.get(step.node.name, ())],
+            }
+            for step in made.steps
+        ],
+        format,
+    )
+    say(
+        f"{len(made.steps)} steps, segments: {len(made.segments)}; arena {made.arena_bytes / 1e6:.2f} MB, "
+        f"packed weights {made.weight_bytes / 1e6:.2f} MB"
+    )
+
+
+def verify(
+    kernel: Annotated[str, typer.Option("--kernel", "-k", help="Glob over op.format.backend.variant.")] = "*",
+    seed: Annotated[int, typer.Option("--seed", help="Of the problems drawn.")] = 0,
+    examples: Annotated[int, typer.Option("--examples", help="Problems for each kernel.")] = 18,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Only these, separated by commas.")] = None,
+    format: Format = View.table,
+) -> None:
+    """Hold kernels against the reference on drawn problems, with saboteurs that the check must catch."""
+    from dataclasses import asdict
+
+    from refstack.backends import rows
+    from refstack.verify import verify as run
+
+    asked = words(backend)
+    if asked is not None:
+        rows(asked)  # a backend asked for by name must run here
+    verdicts = run(kernel, seed, examples, backends=asked)
+    show([asdict(verdict) for verdict in verdicts], format)
+    states = [verdict.state for verdict in verdicts]
+    say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + f" with seed {seed}")
+    if set(states) - {"PASS", "SKIP"}:
+        raise typer.Exit(1)
+
+
+def doctor(
+    require: Annotated[str, typer.Option("--require", help="What must be there, separated by commas.")] = "",
+    format: Format = View.table,
+) -> None:
+    """What this machine offers, what is missing, and how to get it."""
+    from dataclasses import asdict
+
+    from refstack.doctor import doctor as run
+
+    findings = run(words(require) or [])
+    show([asdict(finding) for finding in findings], format)
+    missing = [finding.what for finding in findings if finding.needed and not finding.ok]
+    if missing:
+        say(f"missing: {', '.join(missing)}")
+        raise typer.Exit(3)

@@ -1,0 +1,147 @@
+"""Verbs that run networks: bench, evaluate, classify."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refstack.cli.options import (
+    Backend,
+    Data,
+    Format,
+    Model,
+    Technique,
+    Threads,
+    View,
+    data_set,
+    numbers,
+    say,
+    show,
+    words,
+)
+
+PARTIAL, INTERRUPTED = 4, 130
+
+
+class BenchView(str, Enum):
+    """The formats of bench."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+    md = "md"
+
+
+def _list(option: str, short: str, help: str) -> typer.models.OptionInfo:
+    return typer.Option(option, short, help=f"{help}, separated by commas.")
+
+
+def bench(
+    models: Annotated[str | None, _list("--models", "-m", "Names or checkpoint files")] = None,
+    techniques: Annotated[str | None, _list("--techniques", "-t", "dense, weight, channel, ternary, int8")] = None,
+    backends: Annotated[str | None, _list("--backends", "-b", "openmp, blas, numpy")] = None,
+    threads: Annotated[str | None, typer.Option("--threads", help="Thread counts, for example 1,2.")] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
+    data: Data = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples; marked as quick in every row.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Journal; finished cells in it are kept.")] = Path(
+        "results/bench.jsonl"
+    ),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing journal aside and measure all.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of timing, and of drawn weights.")] = 0,
+    view: Annotated[BenchView, typer.Option("--format", "-f", help="What goes to stdout.")] = BenchView.table,
+) -> None:
+    """Time networks under each technique, backend and thread count; every output is checked before it is timed."""
+    from refstack.bench import bench as run
+    from refstack.bench import tables
+    from refstack.cli.progress import Shown
+
+    counts = numbers(threads, "--threads")
+    try:
+        with Shown() as report:
+            rows = run(
+                words(models), words(techniques), words(backends), counts, batch, data, quick, output, seed, fresh,
+                report=report,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        say(f"interrupted: what was finished is in {output}; the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
+    tables.write(rows, view.value, sys.stdout)
+    failed = sum(row["status"] != "ok" for row in rows)
+    if failed:
+        say(f"{failed} of {len(rows)} cells failed")
+        raise typer.Exit(PARTIAL)
+
+
+def evaluate(
+    model: Model,
+    data: Data = None,
+    technique: Technique = "dense",
+    backends: Annotated[str, _list("--backends", "-b", "openmp, blas, numpy")] = "openmp",
+    threads: Threads = 1,
+    batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 32,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only so many images, classes taking turns.")] = None,
+    format: Format = View.table,
+) -> None:
+    """Count the images a network gets right, and list those on which it departs from the recorded predictions."""
+    from dataclasses import asdict
+
+    from refstack import datasets
+    from refstack.compress import compress
+    from refstack.evaluate import evaluate as run
+    from refstack.models import zoo
+
+    graph = compress(zoo.load(model), technique)
+    dataset = datasets.load(data_set(data))
+    found = [run(graph, dataset, backend, threads, batch, limit) for backend in words(backends) or []]
+    records = [
+        {
+            "model": model,
+            "technique": technique,
+            "backend": each.backend,
+            "threads": each.threads,
+            "dataset": each.dataset,
+            "correct": each.correct,
+            "n": each.n,
+            "top1": each.top1,
+            "held_against_record": each.compared,
+            "departures": [asdict(departure) | {"explained": departure.explained} for departure in each.departures],
+            "passed": each.passed,
+        }
+        for each in found
+    ]
+    if format is View.json:
+        show(records, format)
+    else:
+        show([record | {"departures": len(found[i].departures)} for i, record in enumerate(records)], format)
+        departures = [{"backend": r["backend"], **each} for r in records for each in r["departures"]]  # type: ignore[attr-defined]
+        if departures:
+            show(departures, format)
+    if not all(each.passed for each in found):
+        say("a class differs from the record by more than rounding can explain: engine, file or images are wrong")
+        raise typer.Exit(1)
+
+
+def classify(
+    image: Annotated[Path, typer.Argument(help="Any picture; its centre square is scaled to 32 x 32.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name or checkpoint file.")] = "resnet18",
+    technique: Technique = "dense",
+    backend: Backend = "openmp",
+    threads: Threads = 1,
+    top: Annotated[int, typer.Option("--top", help="How many classes.")] = 5,
+    format: Format = View.table,
+) -> None:
+    """The most likely classes of a picture."""
+    from refstack import datasets
+    from refstack.compress import compress
+    from refstack.evaluate import classify as run
+    from refstack.models import zoo
+
+    pixels = datasets.load_image(image)
+    guesses = run(compress(zoo.load(model), technique), pixels, backend, threads, top)
+    show([{"class": name, "probability": round(p, 6)} for name, p in guesses], format, ["probability"])
