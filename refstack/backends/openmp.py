@@ -158,6 +158,11 @@ def small_map(case: Case) -> str | None:
     return None
 
 
+def offsets_fit(case: Case) -> str | None:
+    numbers = planes(1, case) // 4
+    return None if numbers < 2**31 else f"the planes hold {numbers} numbers, this kernel counts them in int32"
+
+
 def vector_registers(v: int) -> Need:
     """A whole 4x4 map needs 16 accumulators beside the weights."""
     return lambda case: None if v == 16 else "this kernel needs 32 vector registers (AVX-512)"
@@ -208,6 +213,15 @@ def padded_image(v_in: int, case: Case) -> int:
     return 4 * -(-c // v_in) * v_in * h * (left + w + right) if left or right else 0
 
 
+def planes(v: int, case: Case) -> int:
+    """One image as rs_planes.h lays it out, and a vector that may be read behind it."""
+    op, (_, c, h, w), (_, _, p, q) = cast(Conv2d, case.op), case.inputs[0], case.shape
+    if op.kernel == op.stride == (1, 1) and not any(op.padding) and h * w % v == 0:
+        return 0
+    rows = p + (op.kernel[0] - 1) * op.dilation[0] // op.stride[0]
+    return 4 * (c * op.kernel[1] * op.stride[0] * rows * q + v)
+
+
 def kernels() -> tuple[Kernel, ...]:
     """The rows, best first for every op and format. Compiles the library, which knows the vector width."""
     v = int(library().rs_vector_width())
@@ -240,6 +254,10 @@ def _convolutions(v: int) -> tuple[Kernel, ...]:
         _row(
             "conv2d.dense.depthwise", "rs_conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
             needs=(depthwise,), layouts=(lanes, lanes), pack=partial(packing.depthwise, v), blocks=(v, 2, 8),
+        ),
+        _row(
+            "conv2d.csr.planar", "rs_conv2d_csr_planar", "a broadcast and a few vectors of pixels for each stored weight",
+            needs=(one_group, offsets_fit), pack=packing.csr_planar, scratch=partial(planes, v), blocks=(v, 2, 4, 8),
         ),
         _row("conv2d.dense.direct", "rs_conv2d_dense_direct", "the plain loop", pack=packing.direct),
     )  # fmt: skip

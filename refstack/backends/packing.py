@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from refstack.formats import Array
+from refstack.formats import Array, Csr
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.memory import ALIGNMENT
@@ -95,6 +95,23 @@ def depthwise(v: int, node: Node, case: Case) -> Packed:
     w = pad_axis(filters(node, case)[:, 0], 0, v)
     weights = w.reshape(-1, v, *w.shape[1:]).transpose(0, 2, 3, 1)
     return {"bias": bias(node, case.shape[1], v), "weights": aligned(weights)}
+
+
+def offsets(case: Case, columns: Array) -> Array:
+    """Where the pixels of a column (c, r, s) start in the planes of rs_planes.h, int32."""
+    op, (_, _, p, q) = cast(Conv2d, case.op), case.shape
+    (r, s), st, dl = op.kernel, op.stride[0], op.dilation[0]
+    rows = p + (r - 1) * dl // st
+    c, tap = np.divmod(columns.astype(np.int64), r * s)
+    down = tap // s * dl
+    return ((((c * s + tap % s) * st + down % st) * rows + down // st) * q).astype(np.int32)
+
+
+def csr_planar(node: Node, case: Case) -> Packed:
+    """indptr, offsets instead of columns, values"""
+    weight = cast(Csr, node.weight)
+    arrays = {"indptr": weight.indptr, "offsets": offsets(case, weight.indices), "values": weight.values}
+    return {"bias": bias(node, case.shape[1]), **{key: aligned(array) for key, array in arrays.items()}}
 
 
 def linear_blocked(v: int, node: Node, case: Case) -> Packed:
