@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import images, integers, small
 
 from refstack import ops
 from refstack.errors import FormatError, ShapeError, UsageError
@@ -18,50 +19,6 @@ from refstack.passes import fold_batchnorm, fuse_relu, prepare, shrink_channels
 from refstack.reference import layer, run, trace
 
 U = 2.0**-24
-
-
-def small(name: str = "small") -> Graph:
-    """Stem, residual block with projection, depthwise block, concat, flatten, two linear layers."""
-    net = Builder(name, (3, 8, 8)).conv("stem", 4, 3, padding=1).batchnorm().relu()
-    x = net.last
-    main = net.conv("mid", 5, 3, stride=2, padding=1).batchnorm().relu().conv("back", 6, 3, padding=1).batchnorm().last
-    side = net.at(x).conv("proj", 6, 1, stride=2).batchnorm().last
-    y = net.add("add", main, side).relu().last
-    net.conv("dw", 6, 3, padding=1, groups=6).batchnorm().relu().conv("pw", 5, 1).batchnorm().relu()
-    net.append("cat", ops.Concat(), net.last, y).maxpool("pool", 2)
-    return net.flatten().linear("fc1", 7).relu().linear("fc2", 4).graph()
-
-
-def integers(graph: Graph, seed: int = 0) -> Graph:
-    """Weights for which every sum is an integer below 2**24: float32 is exact in any order.
-
-    gamma / sqrt(var + eps) is 1, -1 or 2, since var + eps = 4 and gamma = 2, -2 or 4.
-    """
-    rng = np.random.default_rng(seed)
-    nodes = []
-    for node in graph:
-        if node.weight is None:
-            nodes.append(node)
-            continue
-        rows, cols = node.weight.shape
-        vector = rng.integers(-2, 3, rows).astype(np.float32)
-        if isinstance(node.op, ops.BatchNorm):
-            gamma = rng.choice([2, -2, 4], (rows, 1))
-            var = np.full(rows, 3.5, np.float32)
-            new = replace(
-                node, op=ops.BatchNorm(0.5), weight=Dense.encode(gamma), bias=vector, mean=vector[::-1].copy()
-            )
-            nodes.append(replace(new, var=var))
-        else:
-            bias = None if node.bias is None else vector
-            nodes.append(replace(node, weight=Dense.encode(rng.integers(-1, 2, (rows, cols))), bias=bias))
-    return graph.with_nodes(nodes)
-
-
-def images(graph: Graph, n: int = 2, whole: bool = False, seed: int = 1) -> Array:
-    rng = np.random.default_rng(seed)
-    shape = (n, *graph.input_shape)
-    return rng.integers(-3, 4, shape).astype(np.float32) if whole else rng.standard_normal(shape).astype(np.float32)
 
 
 def original(graph: Graph, name: str) -> str:

@@ -1,0 +1,131 @@
+"""int8 after training: weights by their size, activations by what a few images show.
+
+    weights       scale[k] = max|w[k]| / 127, a scale for every output channel
+    activations   x ~ scale * (q - zero_point), one grid a value: low = min(0, smallest), high = max(0, largest)
+                  scale = (high - low) / 255      zero_point = round(-128 - low / scale)
+
+So 0 is on every grid and padding costs nothing; after ReLU the zero point is -128.
+Source      Jacob et al.: Quantization and Training of Neural Networks ..., CVPR 2018; Nagel et al.: A White Paper on
+            Neural Network Quantization, 2021 (ranges by mean squared error)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from refstack.compress.calibration import check_images, smooth_images
+from refstack.compress.layers import layers
+from refstack.errors import UsageError
+from refstack.formats import Array, Int8, Quant
+from refstack.graph import INPUT, Graph, Node
+from refstack.ops import Flatten, Linear, MaxPool2d, Quantize
+from refstack.passes import prepare
+from refstack.reference import trace
+
+BATCH = 16
+SAMPLE = 1 << 18  # values that the mean squared error is taken over
+SHRINK = np.linspace(1, 0.3, 29)  # shares of the full range that are tried
+TINY = float(np.finfo(np.float32).tiny)
+BIAS_STEPS = 2.0**24  # a bias is at most so many steps of its accumulator, which float32 still tells apart
+
+
+def quantize(graph: Graph, calibration: Array | None = None, ranges: Literal["minmax", "mse"] = "minmax") -> Graph:
+    """Eight bits for every convolution and linear layer but the last linear one.
+
+    Layers that feed only int8 layers (max-pool and flatten between them or not) put their output on the grid which
+    those read; a Quantize node stands wherever else float32 becomes int8. Additions, global averages and the last
+    linear layer stay float32, and so do the outputs that feed them.
+
+    Args
+        calibration images that show the ranges, float32 (n, c, h, w); None makes up smooth ones
+        ranges      "minmax": all that was seen fits; "mse": what does least harm on the mean
+    Returns         Graph, folded and fused
+    """
+    rules: dict[str, Callable[[Array], Quant]] = {"minmax": grid, "mse": best_grid}
+    if ranges not in rules:
+        raise UsageError(f"int8: ranges {ranges!r}, wanted minmax or mse")
+    graph = prepare(graph)
+    images = check_images(graph, smooth_images() if calibration is None else calibration)
+    linear = [node.name for node in graph if isinstance(node.op, Linear)]
+    chosen = {node.name for node in layers(graph)} - set(linear[-1:])
+    carried = {name: _source(graph, graph[name].inputs[0]) for name in chosen}  # layer -> where its input was computed
+    direct = {source for source in carried.values() if source in chosen and _feeds_only(graph, source, chosen)}
+    reads = {name: source if source in direct else graph[name].inputs[0] for name, source in carried.items()}
+    grids = {name: rules[ranges](values) for name, values in _values(graph, images, set(reads.values())).items()}
+
+    nodes: list[Node] = []
+    for value in (INPUT, *(node.name for node in graph)):
+        if value in chosen:
+            nodes.append(_int8(graph[value], grids[reads[value]], grids[value] if value in direct else None))
+            if reads[value] not in direct:
+                nodes[-1] = replace(nodes[-1], inputs=(f"{reads[value]}_int8",))
+        elif value != INPUT:
+            nodes.append(graph[value])
+        if value in grids and value not in direct:
+            nodes.append(Node(f"{value}_int8", Quantize(grids[value].scale, grids[value].zero_point), (value,)))
+    return graph.with_nodes(nodes)
+
+
+def grid(values: Array) -> Quant:
+    """The formula above over all values."""
+    return _grid(float(values.min()), float(values.max()))
+
+
+def best_grid(values: Array) -> Quant:
+    """The grid of least mean squared error among those of a smaller range; values outside saturate."""
+    sample = values.ravel()[:: max(1, values.size // SAMPLE)].astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    tried = [_grid(low * share, high * share) for share in SHRINK]
+    errors = [np.square(each.scale * (each.quantize(sample) - np.float64(each.zero_point)) - sample) for each in tried]
+    return tried[int(np.argmin([error.mean() for error in errors]))]
+
+
+def _grid(low: float, high: float) -> Quant:
+    low, high = min(0.0, low), max(0.0, high)
+    scale = (high - low) / 255 or 1.0  # nothing but zeros: any scale will do
+    return Quant(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
+
+
+def _int8(node: Node, input: Quant, output: Quant | None) -> Node:
+    """The layer in eight bits. Rows of almost nothing get a scale for which their bias is still well told."""
+    assert node.weight is not None
+    matrix = node.weight.decode().astype(np.float64)
+    bias = np.zeros(len(matrix)) if node.bias is None else np.abs(node.bias.astype(np.float64))
+    largest = np.abs(matrix).max(axis=1, initial=0) / 127
+    scale = np.maximum.reduce(
+        [largest, bias / (BIAS_STEPS * input.scale), np.full(len(matrix), TINY / min(1, input.scale))]
+    )
+    scale = scale.astype(np.float32)
+    values = np.clip(np.rint(matrix / scale[:, None].astype(np.float64)), -127, 127).astype(np.int8)
+    return replace(node, weight=Int8(values, scale, input, output))
+
+
+def _source(graph: Graph, name: str) -> str:
+    """Where a value was computed: back through layers that only move numbers."""
+    while name != INPUT and isinstance(graph[name].op, MaxPool2d | Flatten):
+        name = graph[name].inputs[0]
+    return name
+
+
+def _feeds_only(graph: Graph, name: str, chosen: set[str]) -> bool:
+    """Whether all readers, through layers that only move numbers, are int8 layers."""
+    readers = graph.consumers(name)
+    return bool(readers) and all(
+        reader.name in chosen
+        or (isinstance(reader.op, MaxPool2d | Flatten) and _feeds_only(graph, reader.name, chosen))
+        for reader in readers
+    )
+
+
+def _values(graph: Graph, images: Array, names: set[str]) -> dict[str, Array]:
+    """The named values for all images, computed BATCH at a time."""
+    parts: dict[str, list[Array]] = {name: [] for name in names}
+    for start in range(0, len(images), BATCH):
+        values = trace(graph, images[start : start + BATCH])
+        for name, found in parts.items():
+            found.append(values[name])
+    return {name: np.concatenate(found) for name, found in parts.items()}
