@@ -38,12 +38,13 @@ def problems(draw: Any, row: Kernel) -> cases.Problem:
 
 @st.composite
 def tiny(draw: Any, op: str, format: str = "dense") -> cases.Problem:
-    """A problem of a few numbers, small enough for nested loops in Python. Every fill is `integer`."""
+    """A problem of a few numbers, small enough for nested loops in Python. Fills are exact ones."""
     choose = Drawn(draw)
     family = cases.FAMILIES[op]["general"]
     layer, inputs = family(choose, (2,))
     assume(sum(int(np.prod(shape)) for shape in inputs) <= 300)
-    return fills.problem_of(choose, layer, inputs, format, "integer")
+    word = choose.among(fills.fills(op, format)) if format == "int8" else "integer"
+    return fills.problem_of(choose, layer, inputs, format, word)
 
 
 @st.composite
