@@ -85,9 +85,9 @@ def _facts(trained: Graph, graph: Graph) -> dict[str, Any]:
     }
 
 
-def images(model: str, batch: int, seed: int) -> Array:
-    """uint8 (batch, 3, 32, 32) to time on: the checkpoint's golden images if it has them, else drawn ones."""
+def images(model: str, graph: Graph, batch: int, seed: int) -> Array:
+    """uint8 (batch, c, h, w) to time on: the checkpoint's golden images if it has them, else drawn ones."""
     if model in shipped():
         golden = zoo.golden(model)["inputs"]
         return np.resize(golden, (batch, *golden.shape[1:]))
-    return np.random.default_rng(seed).integers(0, 256, (batch, 3, 32, 32), np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (batch, *graph.input_shape), np.uint8)

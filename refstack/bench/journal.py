@@ -109,8 +109,8 @@ class Journal:
         if content[end:]:
             self._file.truncate(end)
 
-    def append(self, row: Row) -> None:
-        """Write one row and wait until it is on disk. ResourceError leaves the file as it was before."""
+    def append(self, row: Row) -> Row:
+        """Write one row and wait until it is on disk; the row as it was written. ResourceError changes nothing."""
         line = encode(row)
         before = self._file.seek(0, os.SEEK_END)
         try:
@@ -121,7 +121,10 @@ class Journal:
         except OSError as error:
             self._file.truncate(before)
             raise _refused(self.path, error) from None
-        self.rows.append(strict({"schema_version": SCHEMA_VERSION, **row}))
+        written: Row = json.loads(line)
+        del written["crc"]
+        self.rows.append(written)
+        return written
 
 
 def read(content: bytes, path: Path) -> tuple[list[Row], int]:

@@ -69,7 +69,6 @@ class Run:
 
 
 Progress = Callable[[str], None]
-Spawn = Callable[[int], Worker]
 
 
 def measure(
@@ -78,7 +77,6 @@ def measure(
     parallel: int,
     seed: int = 0,
     progress: Progress = lambda text: None,
-    spawn: Spawn = Worker,
 ) -> list[Run]:
     """Start a child for every cell, have it checked, time them all in rounds.
 
@@ -87,7 +85,7 @@ def measure(
     """
     runs = [Run(cell, artifact) for cell, artifact in cells]
     with ExitStack() as stack:
-        _load(runs, policy, parallel, progress, stack, spawn)
+        _load(runs, policy, parallel, progress, stack)
         rng = random.Random(seed)
         for turn in range(policy.rounds):
             order = [run for run in runs if run.status == "ok" and _takes_part(run, turn, policy)]
@@ -100,13 +98,13 @@ def measure(
     return runs
 
 
-def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, stack: ExitStack, spawn: Spawn) -> None:
+def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, stack: ExitStack) -> None:
     """At most `parallel` children at work; answers are taken in order."""
     waiting, working = deque(runs), deque[tuple[Run, Worker]]()
     while waiting or working:
         while waiting and len(working) < parallel:
             run = waiting.popleft()
-            worker = run.worker = stack.enter_context(spawn(run.cell.threads))
+            worker = run.worker = stack.enter_context(Worker(run.cell.threads))
             worker.send("load", backend=run.cell.backend, threads=run.cell.threads, **run.files)
             working.append((run, worker))
         run, worker = working.popleft()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import psutil
 import refstack
 from refstack import datasets
 from refstack.backends import BACKENDS, backend
-from refstack.bench import accuracy, artifacts, machine
+from refstack.bench import accuracy, artifacts, machine, request
 from refstack.bench.artifacts import Artifact
 from refstack.bench.cells import Cell, sweep
 from refstack.bench.journal import Journal, Row
@@ -23,20 +23,23 @@ from refstack.bench.report import Report
 from refstack.bench.rounds import Policy, Run, measure
 from refstack.bench.worker import ChildFailed, Worker
 from refstack.compress import TECHNIQUES
-from refstack.errors import BackendUnavailable, RefstackError, UsageError
+from refstack.datasets import Dataset
+from refstack.errors import RefstackError
+from refstack.graph import Graph
 from refstack.models import MODELS
 
 OUTPUT = Path("results/bench.jsonl")
 UNITS = 6  # of progress for each cell: one to load and check it, the others are its share of the rounds
 CHILD_BYTES = 160 << 20  # Python, NumPy, SciPy
-GROUP_BYTES_PER_PARAMETER = 24  # file, graph, packed weights, and the float64 check of the largest layer
+BYTES_PER_PARAMETER = 24  # file, graph, packed weights, and the float64 check of the largest layer
+SLOWER = 0.8  # of the speed before: below it the machine was not the same machine all along
 
 
 def bench(
-    models: Sequence[str] | None = None,
-    techniques: Sequence[str] | None = None,
-    backends: Sequence[str] | None = None,
-    threads: Sequence[int] | None = None,
+    models: Sequence[str] | str | None = None,
+    techniques: Sequence[str] | str | None = None,
+    backends: Sequence[str] | str | None = None,
+    threads: Sequence[int] | int | None = None,
     batch: int = 1,
     data: str | Path | None = None,
     quick: bool = False,
@@ -52,55 +55,66 @@ def bench(
         models      names or checkpoint files       default: the study's three networks
         techniques  default: all                    backends    default: those that can run here
         threads     default: 1 and 2, as far as this process may use them; `numpy` always runs with one
-        data        data set for top-1; without it the recorded accuracies are quoted
+        data        data set for top-1. Without it, recorded accuracies are quoted, and what has none is measured on
+                    the fetched data set if there is one
         quick       fewer rounds, top-1 on a few images; rows are marked and never mixed with full ones
         output      journal; cells that it holds already (same artifact, machine and code) are not run again
         fresh       set an existing journal aside as <output>.old first
     Returns         a row for every cell, in order, failures included (status, status_reason)
     Raises          UsageError, BackendUnavailable before anything runs; ResourceError when the disk is full
     """
-    report = report or Report()
+    report, output = report or Report(), Path(output)
     allowed = machine.threads_allowed()
-    counts = _threads(threads, allowed, report)
-    names = _names("model", models, list(MODELS), paths=True)
-    kinds = _names("technique", techniques, list(TECHNIQUES))
-    cells = sweep(names, kinds, _backends(backends, report), counts, _whole("batch", batch))
-    policy = policy or (Policy.quick() if quick else Policy())
-    output = Path(output)
+    counts = request.thread_counts(threads, allowed, report)
+    names = request.names("model", models, list(MODELS), paths=True)
+    kinds = request.names("technique", techniques, list(TECHNIQUES))
+    usable = request.usable_backends(backends, report)
+    cells = sweep(names, kinds, usable, counts, request.whole("batch", batch))
+    networks = {name: artifacts.source(name, seed) for name in names}
+    judge = _judge(data, quick, report)
     if fresh and output.exists():
         output.replace(output.with_name(f"{output.name}.old"))
-    env = machine.environment()
-    report.note(f"journal: {output}")
     with Journal(output) as journal, tempfile.TemporaryDirectory(prefix="refstack-") as folder:
+        report.note(f"journal: {output}")
         if journal.damaged:
             report.note(f"{journal.damaged} damaged lines of the journal are ignored")
-        bench_run = _Bench(
-            Path(folder), journal, env, policy, quick, seed, allowed, report, _judge(data, quick, report)
+        if judge is not None:
+            accuracy.save(judge, Path(folder, "data.npy"))
+        policy = policy or (Policy.quick() if quick else Policy())
+        sweeper = _Sweep(
+            Path(folder), journal, machine.environment(), policy, quick, seed, allowed, report, judge, data is not None
         )
-        return bench_run.all(cells)
+        return sweeper.rows(cells, networks)
 
 
-class _Bench:
+@dataclass(eq=False)
+class _Sweep:
     """One run: what all its cells share."""
 
-    def __init__(
-        self, folder: Path, journal: Journal, env: Row, policy: Policy, quick: bool, seed: int, allowed: int,
-        report: Report, judge: datasets.Dataset | None,
-    ) -> None:  # fmt: skip
-        self.folder, self.journal, self.env, self.policy, self.quick = folder, journal, env, policy, quick
-        self.seed, self.allowed, self.report, self.judge = seed, allowed, report, judge
-        self.done = {row["cell_id"]: row for row in journal.rows if row["status"] == "ok"}
-        self.machine: Row = {}
-        if judge is not None:
-            accuracy.save(judge, folder / "data.npy")
+    folder: Path
+    journal: Journal
+    env: Row
+    policy: Policy
+    quick: bool
+    seed: int
+    allowed: int
+    report: Report
+    judge: Dataset | None
+    judge_named: bool
+    machine: Row = field(default_factory=dict)
 
-    def all(self, cells: list[Cell]) -> list[Row]:
+    def rows(self, cells: list[Cell], networks: dict[str, Graph]) -> list[Row]:
         """Rows of all cells, in order."""
         self.report.begin(len(cells) * UNITS)
-        self.machine = {"load_average": machine.load_average(), "roofs": self._roofs(cells), "at": _now()}
+        self.report.advance(0, "machine limits")
+        before = self._roofs(cells)
+        self.machine = {"load_average": machine.load_average(), "roofs": before, "measured_utc": _now()}
+        known = len(self.journal.rows)
         rows: dict[Cell, Row] = {}
-        for model in dict.fromkeys(cell.model for cell in cells):
-            rows |= self._model(model, [cell for cell in cells if cell.model == model])
+        for model, graph in networks.items():
+            rows |= self._network(model, graph, [cell for cell in cells if cell.model == model])
+        if len(self.journal.rows) > known:
+            self._compare(before, self._roofs(cells))
         return [rows[cell] for cell in cells]
 
     def _roofs(self, cells: list[Cell]) -> Any:
@@ -112,43 +126,56 @@ class _Bench:
                 self.report.note(f"machine limits not measured: {error.reason}")
                 return None
 
-    def _model(self, model: str, cells: list[Cell]) -> dict[Cell, Row]:
+    def _compare(self, before: Any, after: Any) -> None:
+        """The canary: a machine that computes slower after the run than before it was not alone, or got hot."""
+        for first, last in zip(before or (), after or (), strict=False):
+            now, then = last["flops"], first["flops"]
+            unstable = min(now, then) < SLOWER * max(now, then)
+            words = ": the machine was not steady, times may be off" if unstable else ""
+            figures = f"{then / 1e9:.0f} GFLOP/s before, {now / 1e9:.0f} after"
+            self.report.note(f"FMA peak, threads {first['threads']}: {figures}{words}")
+
+    def _network(self, model: str, graph: Graph, cells: list[Cell]) -> dict[Cell, Row]:
         """All cells of one network: kept rows, rows of what cannot even be compressed, measured rows."""
         rows: dict[Cell, Row] = {}
         todo: list[tuple[Cell, Artifact]] = []
         top1: dict[str, accuracy.Top1] = {}
-        graph = artifacts.source(model, self.seed)
-        images = artifacts.images(model, cells[0].batch, self.seed)
+        images = artifacts.images(model, graph, cells[0].batch, self.seed)
+        done = {row["cell_id"]: row for row in self.journal.rows if row["status"] == "ok"}
         for technique in dict.fromkeys(cell.technique for cell in cells):
             mine = [cell for cell in cells if cell.technique == technique]
             self.report.advance(0, f"{model} {technique}: compress")
             try:
                 artifact = artifacts.make(model, graph, technique, images, self.folder)
             except RefstackError as error:
-                for cell in mine:
-                    run = Run(cell, None, status="failed", reason=f"{type(error).__name__}: {error}")
-                    rows[cell] = self._write(run, accuracy.Top1(reason="the technique failed"))
+                failed = [Run(cell, None, status="failed", reason=f"{type(error).__name__}: {error}") for cell in mine]
+                rows |= {run.cell: self._write(run, accuracy.Top1(reason="the technique failed")) for run in failed}
                 continue
-            kept = {cell: self.done.get(self._id(cell, artifact)) for cell in mine}
-            rows |= {cell: row for cell, row in kept.items() if row is not None}
-            todo += [(cell, artifact) for cell in mine if kept[cell] is None]
-            if None in kept.values():
+            kept = {cell: done[key] for cell in mine if (key := self._id(cell, artifact)) in done}
+            rows |= kept
+            todo += [(cell, artifact) for cell in mine if cell not in kept]
+            if len(kept) < len(mine):
                 top1[technique] = self._top1(graph, artifact)
-        self.report.advance(UNITS * len(rows), f"{model}: {len(rows)} cells are in the journal")
+        self.report.advance(UNITS * len(rows), model)
+        if len(todo) < len(cells):
+            self.report.note(
+                f"{model}: {len(rows)} of {len(cells)} cells are in the journal, --fresh measures them again"
+            )
         for part in _parts(todo):
             for run in measure(part, self.policy, self.allowed, self.seed, self._progress(len(part))):
                 rows[run.cell] = self._write(run, top1[run.cell.technique])
         return rows
 
-    def _top1(self, graph: Any, artifact: Artifact) -> accuracy.Top1:
+    def _top1(self, graph: Graph, artifact: Artifact) -> accuracy.Top1:
         found = accuracy.recorded(graph, artifact)
-        if self.judge is None or artifact.facts["weights"] == "drawn":
+        drawn = artifact.facts["weights"] == "drawn"
+        if self.judge is None or drawn or (found.source and not self.judge_named):
             return found
         self.report.advance(0, f"{artifact.model} {artifact.technique}: top-1 on {len(self.judge)} images")
         name = next(name for name in BACKENDS if backend(name).unavailable() is None)
         return accuracy.measured(artifact, self.folder / "data.npy", self.judge, name, self.allowed)
 
-    def _progress(self, count: int) -> Any:
+    def _progress(self, count: int) -> Callable[[str], None]:
         def progress(text: str) -> None:
             share = (UNITS - 1) * count / self.policy.rounds if text == "timing" else 1
             self.report.advance(share, text)
@@ -159,31 +186,28 @@ class _Bench:
         return cell.id(artifact.sha256 if artifact else "", self.env["key"], self.quick)
 
     def _write(self, run: Run, top1: accuracy.Top1) -> Row:
-        row = self._row(run, top1)
-        self.journal.append(row)
-        return self.journal.rows[-1]
-
-    def _row(self, run: Run, top1: accuracy.Top1) -> Row:
-        """All that is known of a cell. A cell that failed has no times."""
+        """All that is known of a cell, journalled. A cell that failed has no times."""
         facts = run.artifact.facts if run.artifact else {}
         p50, p90 = (np.quantile(run.samples_ns, (0.5, 0.9)) / 1e6).tolist() if run.samples_ns else (None, None)
-        return {
-            "cell_id": self._id(run.cell, run.artifact),
-            "created_utc": _now(),
-            "refstack_version": refstack.__version__,
-            "quick": self.quick,
-            "status": run.status,
-            "status_reason": run.reason,
-            **vars(run.cell),
-            **facts,
-            "latency_p50_ms": p50,
-            "latency_p90_ms": p90,
-            **top1.fields(),
-            **{name: value for name, value in run.facts.items() if name != "run_ns"},
-            "samples_ns": run.samples_ns,
-            "machine": self.machine,
-            "env": self.env,
-        }
+        return self.journal.append(
+            {
+                "cell_id": self._id(run.cell, run.artifact),
+                "created_utc": _now(),
+                "refstack_version": refstack.__version__,
+                "quick": self.quick,
+                "status": run.status,
+                "status_reason": run.reason,
+                **vars(run.cell),
+                **facts,
+                "latency_p50_ms": p50,
+                "latency_p90_ms": p90,
+                **top1.fields(),
+                **{name: value for name, value in run.facts.items() if name != "run_ns"},
+                "samples_ns": run.samples_ns,
+                "machine": self.machine,
+                "env": self.env,
+            }
+        )
 
 
 def _parts(todo: list[tuple[Cell, Artifact]]) -> list[list[tuple[Cell, Artifact]]]:
@@ -191,62 +215,20 @@ def _parts(todo: list[tuple[Cell, Artifact]]) -> list[list[tuple[Cell, Artifact]
     if not todo:
         return []
     largest = max(artifact.facts["params"] for _, artifact in todo)
-    each = CHILD_BYTES + GROUP_BYTES_PER_PARAMETER * largest
+    each = CHILD_BYTES + BYTES_PER_PARAMETER * largest
     size = max(1, int(psutil.virtual_memory().available // 2 // each))
     return [todo[i : i + size] for i in range(0, len(todo), size)]
 
 
-def _judge(data: str | Path | None, quick: bool, report: Report) -> datasets.Dataset | None:
+def _judge(data: str | Path | None, quick: bool, report: Report) -> Dataset | None:
     """The data set to measure top-1 on, or None."""
     path = data or datasets.find()
     if path is None:
         return None
     found = datasets.load(path)
     found = found.subset(min(accuracy.QUICK_IMAGES, len(found))) if quick else found
-    report.note(f"top-1 on {found.name}, {len(found)} images")
+    report.note(f"data set: {found.name}, {len(found)} images")
     return found
-
-
-def _names(what: str, asked: Sequence[str] | None, known: Sequence[str], paths: bool = False) -> list[str]:
-    """What was asked for, once each and in that order; all that is known if nothing was."""
-    names = list(dict.fromkeys(asked)) if asked is not None else list(known)
-    for name in names:
-        if name not in known and not (paths and Path(name).suffix):
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UsageError(f"unknown {what} {name!r}: {hint}wanted {', '.join(known)}")
-    if not names:
-        raise UsageError(f"no {what} named, wanted at least one of {', '.join(known)}")
-    return names
-
-
-def _backends(asked: Sequence[str] | None, report: Report) -> list[str]:
-    """Those asked for, every one of which must run here; else those that do."""
-    names = _names("backend", asked, BACKENDS)
-    why = {name: backend(name).unavailable() for name in names}
-    for name, reason in why.items():
-        if reason and asked is not None:
-            raise BackendUnavailable(f"backend {name}: {reason}")
-        if reason:
-            report.note(f"backend {name} is left out: {reason}")
-    return [name for name, reason in why.items() if reason is None]
-
-
-def _threads(asked: Sequence[int] | None, allowed: int, report: Report) -> list[int]:
-    if asked is None:
-        return [n for n in (1, 2) if n <= allowed]
-    counts = list(dict.fromkeys(_whole("threads", n) for n in asked))
-    if not counts:
-        raise UsageError("threads: none named, wanted whole numbers of at least 1, for example 1,2")
-    if max(counts) > allowed:
-        report.note(f"{max(counts)} threads asked for, this process may use {allowed} CPUs: they will share them")
-    return counts
-
-
-def _whole(what: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{what}: got {value!r}, wanted a whole number of at least 1")
-    return value
 
 
 def _now() -> str:

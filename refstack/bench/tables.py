@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from refstack.bench import machine
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv", "md")
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "model": lambda row: row["model"],
+    "model": lambda row: Path(row["model"]).name,
     "technique": lambda row: row["technique"],
     "format": lambda row: row.get("format") or "-",
     "backend": lambda row: row["backend"],
@@ -115,7 +116,11 @@ def table(rows: Sequence[Row]) -> Table:
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """What stands below a table: failures with reasons, what top-1 is of, the machine."""
-    found = [f"{_who(row)}: {row['status']}: {row['status_reason']}" for row in rows if row["status"] != "ok"]
+    failures: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            failures.setdefault((row["status"], row["status_reason"]), []).append(_who(row))
+    found = [f"{', '.join(who)}: {status}: {reason}" for (status, reason), who in failures.items()]
     sources = dict.fromkeys(row["top1_source"] for row in rows if row["top1_source"])
     reasons = dict.fromkeys(row["top1_reason"] for row in rows if row["top1_reason"])
     words = [f"{source.replace(':', ' on ', 1)}" for source in sources] + [f"- {reason}" for reason in reasons]

@@ -32,11 +32,11 @@ class ChildFailed(Exception):
 class Worker:
     """A child process and its two pipes. Use as a context manager, or call `close`."""
 
-    def __init__(self, threads: int, command: tuple[str, ...] = COMMAND) -> None:
+    def __init__(self, threads: int) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  close() closes it
         # Its own session: Ctrl-C reaches the parent alone, which then ends its children.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0,
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0,
             env=environment(threads), start_new_session=True,
         )  # fmt: skip
         self._pending = b""
