@@ -52,7 +52,10 @@ def prune_weights(
 
 def smallest_to_zero(weights: Array, level: float) -> Array:
     """A copy in which count(level, size) entries are set to 0, the smallest by magnitude; of equals the first."""
-    order = np.argsort(np.abs(weights), axis=None, kind="stable")
+    k, size = count(level, weights.size), np.abs(weights).ravel()
     out = weights.copy()
-    out.flat[order[: count(level, weights.size)]] = 0
+    if k:
+        largest = np.partition(size, k - 1)[k - 1]  # of those that go
+        out.flat[size < largest] = 0
+        out.flat[np.flatnonzero(size == largest)[: k - np.count_nonzero(size < largest)]] = 0
     return out

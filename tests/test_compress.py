@@ -1,0 +1,475 @@
+"""Each technique does what its formula says, to the layers it names and to no others, and says so in its record."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import chain, images, integers, small
+
+from refstack import checkpoint, ops
+from refstack.compress import TECHNIQUES, compress, to_format
+from refstack.compress.calibration import reestimate, smooth_images
+from refstack.compress.channel import prunable
+from refstack.compress.magnitude import smallest_to_zero
+from refstack.compress.quantize import best_grid, grid
+from refstack.compress.ternary import threshold
+from refstack.errors import FormatError, ShapeError, UsageError
+from refstack.formats import Csr, Dense, Int8, Quant, Ternary
+from refstack.graph import INPUT, Graph, Node
+from refstack.models import MODELS
+from refstack.models.builder import Builder
+from refstack.models.zoo import draw
+from refstack.passes import fold_batchnorm, prepare
+from refstack.reference import layer, run, trace
+
+NETWORKS = {"small": small, "chain": chain}
+U = 2.0**-24
+
+
+def options(graph: Graph, technique: str) -> dict[str, Any]:
+    """What a technique needs on a network whose input is not 32 x 32."""
+    return {"calibration": images(graph, 20, seed=7)} if technique == "int8" else {}
+
+
+def matrix(graph: Graph, name: str) -> np.ndarray:
+    weight = graph[name].weight
+    assert weight is not None
+    return weight.decode()
+
+
+def formats(graph: Graph) -> dict[str, str]:
+    return {n.name: n.weight.format for n in graph if n.weight and isinstance(n.op, ops.Conv2d | ops.Linear)}
+
+
+# Every technique
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_graph_in_graph_out(network: str, technique: str, tmp_path: Path) -> None:
+    graph = draw(NETWORKS[network](), 4)
+    graph = replace(graph, meta={"model": "m", "technique": "dense", "sha256": "0", "accuracy": {"s": {"top1": 1}}})
+    before = graph.sha256()
+    compressed = compress(graph, technique, **options(graph, technique))
+    assert graph.sha256() == before  # the input is left alone
+    assert compressed.sha256() == compress(graph, technique, **options(graph, technique)).sha256()
+    assert compressed.output == graph.output
+    assert run(compressed, images(graph)).shape == (2, 4)
+
+    record = json.loads(json.dumps(compressed.meta["compression"]))
+    assert record["technique"] == technique
+    lines = {line["name"]: line for line in record["layers"]}
+    for node in compressed:
+        if node.weight is not None and isinstance(node.op, ops.Conv2d | ops.Linear):
+            line = lines.pop(node.name)
+            assert (line["rows"], line["cols"]) == node.weight.shape
+            assert (line["rows_before"], line["cols_before"]) == matrix(graph, node.name).shape
+            assert (line["nnz"], line["bytes"]) == (np.count_nonzero(node.weight.decode()), node.weight.nbytes)
+            assert line["format"] == node.weight.format
+    assert not lines
+    if technique == "dense":
+        assert compressed.meta["accuracy"] == {"s": {"top1": 1}}
+        assert compressed.meta["sha256"] == "0"
+    else:  # the trained file's accuracy and hash are not this one's
+        assert "accuracy" not in compressed.meta
+        assert record["of"] == {"technique": "dense", "sha256": "0", "accuracy": {"s": {"top1": 1}}}
+        assert compressed.meta["technique"] == technique
+        assert compressed.sha256() != compress(graph, "dense").sha256()
+
+    checkpoint.save(compressed, tmp_path / "m")  # which also proves that every int8 layer reads its own grid
+    back = checkpoint.load(tmp_path / "m")
+    assert back.sha256() == compressed.sha256()
+    assert back.meta["compression"] == record
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_models_compress(model: str) -> None:
+    graph = draw(MODELS[model](), 1)
+    params, last = prepare(graph).params, {"vgg16": "fc2"}.get(model, "fc")
+    first = "conv1_1" if model == "vgg16" else "conv1"
+    found = {technique: compress(graph, technique) for technique in TECHNIQUES}
+    assert {f for name, f in formats(found["weight"]).items() if not name.startswith("dw")} == {"dense", "csr"}
+    assert [name for name, f in formats(found["weight"]).items() if f == "dense"] == [
+        name for name in formats(graph) if name == first or name.startswith("dw")
+    ]
+    assert [name for name, f in formats(found["ternary"]).items() if f == "dense"] == [first, last]
+    assert [name for name, f in formats(found["int8"]).items() if f == "dense"] == [last]
+    assert set(formats(found["channel"]).values()) == {"dense"}
+    assert found["channel"].params < 0.6 * params
+    assert found["weight"].nnz < 0.12 * params
+    sizes = {technique: compressed.stored_bytes for technique, compressed in found.items()}
+    assert sizes["ternary"] < sizes["int8"] < 0.27 * sizes["dense"]
+    assert sizes["weight"] < 0.25 * sizes["dense"]
+
+
+def test_dense_folds_and_fuses_only() -> None:
+    graph = draw(small(), 0)
+    assert compress(graph, "dense").sha256() == prepare(graph).sha256()
+
+
+def test_what_is_asked_wrongly() -> None:
+    graph = draw(small(), 0)
+    for technique, given, match in (
+        ("prune", {}, "unknown technique 'prune', wanted one of dense, weight, channel, ternary, int8"),
+        ("dense", {"level": 0.5}, "dense takes no level; it takes no options"),
+        ("int8", {"level": 0.5}, "int8 takes no level; it takes calibration, ranges"),
+        ("weight", {"ratio": 2}, "weight takes no ratio; it takes level, scope, calibration"),
+        ("weight", {"level": 1}, "weight: level is 1, wanted a share of at least 0 and below 1"),
+        ("weight", {"level": -0.1}, "weight: level is -0.1"),
+        ("weight", {"level": float("nan")}, "weight: level is nan"),
+        ("channel", {"level": "half"}, "channel: level is 'half'"),
+        ("ternary", {"level": 1.5}, "ternary: level is 1.5"),
+        ("weight", {"scope": "row"}, "weight: scope 'row', wanted layer or global"),
+        ("int8", {"ranges": "max", "calibration": images(graph)}, "int8: ranges 'max', wanted minmax or mse"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            compress(graph, technique, **given)
+    for bad in (images(graph)[:0], images(graph).astype(np.float64), images(graph)[:, :2], images(graph)[0]):
+        for technique in ("int8", "weight"):
+            with pytest.raises(ShapeError, match=r"small: calibration images are .*, wanted float32 \(n, 3, 8, 8\)"):
+                compress(graph, technique, calibration=bad)
+    with pytest.raises(UsageError, match="calibration images hold values that are not finite"):
+        compress(graph, "int8", calibration=images(graph) * np.float32(np.inf))
+    with pytest.raises(UsageError, match="no batch-norm is left to be calibrated; compress the network as it was"):
+        compress(prepare(graph), "weight", calibration=images(graph))
+
+
+def test_calibration_stands_in_the_record_by_its_hash() -> None:
+    graph = draw(small(), 0)
+    x = images(graph, 3)
+    used = [compress(graph, "weight", calibration=each).meta["compression"]["options"] for each in (x, x, x + 1)]
+    assert used[0]["scope"] == "layer"
+    assert used[0]["calibration"]["images"] == 3
+    assert used[0] == used[1] != used[2]
+
+
+# Weight pruning
+
+
+@pytest.mark.parametrize("level", [0, 0.3, 0.9, 0.999])
+def test_the_smallest_weights_go(level: float) -> None:
+    graph = draw(small(), 2)
+    pruned = compress(graph, "weight", level)
+    for name, format in formats(pruned).items():
+        before, after = matrix(graph, name), matrix(pruned, name)
+        gone = after == 0
+        if name in ("stem", "dw"):
+            assert format == "dense"
+            np.testing.assert_array_equal(after, matrix(prepare(graph), name))
+            continue
+        assert format == "csr"
+        assert gone.sum() == int(level * gone.size + 1e-9)
+        if gone.any():
+            assert np.abs(before[gone]).max() <= np.abs(before[~gone]).min()
+        np.testing.assert_array_equal(after[~gone], matrix(prepare(graph), name)[~gone])  # what stays is not changed
+
+
+def test_pruning_over_all_layers() -> None:
+    graph = draw(small(), 2)
+    pruned = compress(graph, "weight", 0.7, scope="global")
+    names = [name for name, format in formats(pruned).items() if format == "csr"]
+    before = np.concatenate([matrix(graph, name).ravel() for name in names])
+    gone = np.concatenate([matrix(pruned, name).ravel() for name in names]) == 0
+    assert gone.sum() == int(0.7 * gone.size + 1e-9)
+    assert np.abs(before[gone]).max() <= np.abs(before[~gone]).min()
+    shares = [float((matrix(pruned, name) == 0).mean()) for name in names]
+    assert max(shares) - min(shares) > 0.2  # layers of larger weights keep more
+
+
+def test_ties_and_decimal_levels_give_exact_counts() -> None:
+    assert np.count_nonzero(smallest_to_zero(np.ones((10, 10), np.float32), 0.29)) == 71
+    assert np.count_nonzero(smallest_to_zero(np.ones((10, 10), np.float32), 0.7)) == 30
+    np.testing.assert_array_equal(smallest_to_zero(np.array([[3.0, -1, 2, -4]]), 0.5), [[3, 0, 0, -4]])
+
+
+# Channel pruning
+
+
+def test_the_prunable_layers_are_the_studys() -> None:
+    vgg, resnet, mobilenet = (prunable(MODELS[name]()) for name in ("vgg16", "resnet18", "mobilenet"))
+    assert vgg == tuple(name for name in formats(MODELS["vgg16"]()) if name != "fc2")
+    assert resnet == tuple(f"layer{stage}_{block}_conv1" for stage in (1, 2, 3, 4) for block in (1, 2))
+    assert mobilenet == tuple(f"pw{i}" for i in range(1, 14))
+    for model, names in (("vgg16", vgg), ("resnet18", resnet), ("mobilenet", mobilenet)):
+        assert prunable(prepare(MODELS[model]())) == names
+
+
+def test_what_joins_others_stays() -> None:
+    assert prunable(small()) == ("stem", "mid", "fc1")
+    net = Builder("groups", (4, 4, 4)).conv("a", 4, 1).conv("b", 6, 3, padding=1, groups=2).conv("c", 4, 1)
+    assert prunable(net.globalavgpool().flatten().linear("fc", 2).graph()) == ("c",)
+
+
+@pytest.mark.parametrize("level", [0, 0.25, 0.5, 0.99])
+def test_channels_of_the_smallest_norm_go(level: float) -> None:
+    graph = draw(chain(), 3)
+    pruned, folded = compress(graph, "channel", level), fold_batchnorm(graph)
+    for name, width in {"a": 6, "b": 8, "c": 8, "fc1": 10}.items():
+        left = width - min(width - 1, int(level * width))
+        assert pruned.shapes()[name][1] == left
+        norms = np.abs(matrix(folded, name)).sum(axis=1, dtype=np.float64)
+        best = np.sort(np.argsort(norms)[width - left :])
+        bias, before = pruned[name].bias, folded[name].bias
+        assert bias is not None
+        assert before is not None
+        np.testing.assert_array_equal(bias, before[best])
+    assert pruned.shapes()["fc2"] == (1, 4)
+
+
+def test_channels_that_are_nothing_are_not_missed() -> None:
+    """Half of the filters give 0 for every image: without them the output is the same, exactly."""
+    graph = integers(chain(), 5)
+    nodes = []
+    for node in graph:
+        if node.weight is not None and node.name != "fc2":
+            mask = np.arange(node.weight.shape[0]) % 2
+            bias = None if node.bias is None else node.bias * mask.astype(np.float32)
+            node = replace(node, weight=Dense.encode(node.weight.decode() * mask[:, None]), bias=bias)
+        nodes.append(node)
+    graph = graph.with_nodes(nodes)
+    x = images(graph, 4, whole=True)
+    pruned = compress(graph, "channel", 0.5)
+    assert pruned.params < 0.5 * graph.params
+    assert len(np.unique(run(graph, x))) > 4
+    np.testing.assert_array_equal(run(pruned, x), run(graph, x))
+
+
+# Ternary
+
+
+def test_ternary_is_the_formula() -> None:
+    w = np.array([[1.0, -0.5, 0.1, -0.1], [0.2, 0.6, -0.9, 0.05]], np.float32)
+    wanted = np.array([[0.6, -0.7, 0, 0], [0.6, 0.6, -0.7, 0]], np.float32)
+    np.testing.assert_allclose(threshold(w, 0.15), wanted, rtol=2 * U)
+    np.testing.assert_array_equal(threshold(w, 0.999) != 0, w == 1)
+    np.testing.assert_array_equal(
+        threshold(-np.abs(w), 0.0), np.full((2, 4), -np.abs(w).mean(dtype=np.float64), np.float32)
+    )
+    np.testing.assert_array_equal(threshold(0 * w, 0.5), 0 * w)
+
+
+def test_ternary_leaves_the_ends_and_the_norms() -> None:
+    graph = draw(chain(), 2)
+    ternary = compress(graph, "ternary", 0.1)
+    assert formats(ternary) == {"a": "dense", "b": "ternary", "c": "ternary", "fc1": "ternary", "fc2": "dense"}
+    assert [node.name for node in ternary if isinstance(node.op, ops.BatchNorm)] == ["b_bn", "c_bn"]
+    for name in ("b", "c", "fc1"):
+        np.testing.assert_array_equal(matrix(ternary, name), threshold(matrix(graph, name), 0.1))
+        assert isinstance(ternary[name].weight, Ternary)
+    for name in ("a", "fc2"):
+        np.testing.assert_array_equal(matrix(ternary, name), matrix(prepare(graph), name))
+    assert ternary["fc1"].op == ops.Linear(10, "relu")
+
+
+def test_a_ternary_network_stays_what_it_is() -> None:
+    """With level 0 and weights of -1, 0 and 1 the scales are 1: exactly the same network."""
+    graph = integers(chain(), 1)
+    x = images(graph, whole=True)
+    np.testing.assert_array_equal(run(compress(graph, "ternary", 0), x), run(graph, x))
+
+
+# Batch-norm statistics
+
+
+def test_reestimated_statistics_are_those_of_the_images() -> None:
+    graph, x = draw(small(), 6), images(small(), 12)
+    fresh = reestimate(graph, x)
+    values, norms = trace(fresh, x), 0
+    for node in fresh:
+        if isinstance(node.op, ops.BatchNorm):
+            source = values[node.inputs[0]].astype(np.float64)
+            np.testing.assert_allclose(node.mean, source.mean((0, 2, 3)), rtol=U, atol=1e-12)
+            np.testing.assert_allclose(node.var, source.var((0, 2, 3)), rtol=2 * U)
+            norms += 1
+        else:
+            assert node is graph[node.name]
+    assert norms == 6
+    assert reestimate(graph, None) is graph
+
+
+def test_reestimation_undoes_a_change_of_scale() -> None:
+    """Doubled weights are doubled statistics: the network is the same again up to eps and rounding."""
+    graph, x = draw(chain(), 6), images(chain(), 12)
+    tiny = [replace(n, op=ops.BatchNorm(1e-12)) if isinstance(n.op, ops.BatchNorm) else n for n in graph]
+    graph = graph.with_nodes(tiny)
+    double = [replace(n, weight=Dense(2 * n.weight.decode())) if n.name == "b" and n.weight else n for n in graph]
+    once, twice = reestimate(graph, x), reestimate(graph.with_nodes(double), x)
+    np.testing.assert_array_equal(once["c_bn"].mean, twice["c_bn"].mean)
+    assert (once["b_bn"].mean != twice["b_bn"].mean).all()
+
+
+# int8
+
+
+def assert_layers_within_half_a_step(graph: Graph, x: np.ndarray) -> int:
+    """Every int8 layer gives the float64 answer on its own grid: half a step of the output (it is rounded once) and
+    half a step of the accumulator (the bias is) away, and 2**-22 of S for the float32 scales."""
+    values, compared = trace(graph, x), 0
+    for node in graph:
+        weight = node.weight
+        if not isinstance(weight, Int8):
+            continue
+        real = weight.input.scale * (values[node.inputs[0]].astype(np.float64) - weight.input.zero_point)
+        exact = replace(node, weight=Dense(weight.decode().astype(np.float64)))  # type: ignore[arg-type]
+        wanted = layer(exact, real)
+        bias = None if node.bias is None else np.abs(node.bias)
+        size = layer(replace(exact, weight=Dense(np.abs(weight.decode())), bias=bias), np.abs(real))
+        unit = weight.unit.reshape((-1, 1, 1) if wanted.ndim == 4 else -1)
+        limit, got = 0.5 * unit + 2.0**-22 * size, values[node.name].astype(np.float64)
+        if weight.output:
+            got = weight.output.scale * (got - weight.output.zero_point)
+            ends = [weight.output.scale * (end - weight.output.zero_point) for end in (-128, 127)]
+            wanted, limit = np.clip(wanted, *ends), limit + 0.5 * weight.output.scale
+        assert (np.abs(got - wanted) <= limit).all(), node.name
+        compared += got.size
+    return compared
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "mse"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_int8_layers_are_within_half_a_step(network: str, ranges: str) -> None:
+    graph = draw(NETWORKS[network](), 8)
+    quantized = compress(graph, "int8", calibration=images(graph, 30), ranges=ranges)
+    assert assert_layers_within_half_a_step(quantized, images(graph, 5, seed=9)) > 1000
+    for name in ("b",) if network == "chain" else ("stem",):
+        weight = quantized[name].weight
+        assert isinstance(weight, Int8)
+        wrong = replace(quantized[name], weight=replace(weight, scale=weight.scale * np.float32(1.02)))
+        broken = quantized.with_nodes([wrong if node.name == name else node for node in quantized])
+        other = trace(broken, images(graph, 1))[name], trace(quantized, images(graph, 1))[name]
+        assert (other[0] != other[1]).any()  # a scale that is 2 % off shows
+
+
+def test_a_wrong_grid_is_caught_by_the_bound() -> None:
+    graph = draw(chain(), 8)
+    quantized = compress(graph, "int8", calibration=images(graph, 30))
+    weight = quantized["b"].weight
+    assert isinstance(weight, Int8)
+    assert weight.output is not None
+    x = images(graph, 5)
+    values = trace(quantized, x)
+    off = replace(weight.output, scale=weight.output.scale * 1.02)
+    got = off.scale * (values["b"].astype(np.float64) - off.zero_point)
+    wanted = weight.output.scale * (values["b"].astype(np.float64) - weight.output.zero_point)
+    assert np.abs(got - wanted).max() > 0.5 * weight.output.scale
+
+
+def test_int8_is_exact_on_integers_of_its_range() -> None:
+    """Rows that reach 127 and inputs that fill -128..127 have scale 1: the layer gives the very integers."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-127, 128, (4, 27)).astype(np.float32)
+    weight[:, 0] = 127
+    bias = rng.integers(-1000, 1000, 4).astype(np.float32)
+    nodes = (
+        Node("conv", ops.Conv2d((3, 3), padding=(1, 1, 1, 1), out_channels=4), (INPUT,), Dense(weight), bias),
+        Node("gap", ops.GlobalAvgPool(), ("conv",)),
+        Node("flat", ops.Flatten(), ("gap",)),
+        Node("fc", ops.Linear(2), ("flat",), Dense.encode(np.ones((2, 4)))),
+    )
+    graph = Graph("exact", (3, 8, 8), nodes)
+    x = rng.integers(-128, 128, (2, 3, 8, 8)).astype(np.float32)
+    x[0, 0, 0, :2] = -128, 127
+    quantized = compress(graph, "int8", calibration=x)
+    weight8 = quantized["conv"].weight
+    assert isinstance(weight8, Int8)
+    assert weight8.input == Quant(1.0, 0)
+    np.testing.assert_array_equal(trace(quantized, x)["conv"], trace(graph, x)["conv"])
+
+
+def test_where_numbers_are_int8() -> None:
+    names = {name: [node.name for node in compress(draw(build(), 1), "int8") if isinstance(node.op, ops.Quantize)]
+             for name, build in MODELS.items()}  # fmt: skip
+    assert names["vgg16"] == names["mobilenet"] == ["input_int8"]
+    adds = [f"layer{stage}_{block}_add_int8" for stage in (1, 2, 3, 4) for block in (1, 2)][:-1]
+    assert names["resnet18"] == ["input_int8", "conv1_int8", *adds]
+
+    quantized = compress(draw(small(), 1), "int8", calibration=images(small(), 20))
+    kinds = {name: np.dtype(kind).name for name, kind in quantized.dtypes().items()}
+    assert {name for name, kind in kinds.items() if kind == "int8"} == {
+        "input_int8", "stem", "mid", "add_int8", "dw", "flatten_int8",
+    }  # fmt: skip
+    outputs = {node.name: node.weight.output for node in quantized if isinstance(node.weight, Int8)}
+    assert [name for name, output in outputs.items() if output is None] == ["back", "proj", "pw", "fc1"]
+    assert all(output.zero_point == -128 for output in outputs.values() if output)  # after ReLU nothing is below 0
+
+    carried = compress(draw(chain(), 1), "int8", calibration=images(chain(), 20))
+    assert [node.name for node in carried if isinstance(node.op, ops.Quantize)] == ["input_int8"]
+    assert {carried.dtypes()[name] for name in ("pool", "pool2", "flatten")} == {np.int8}
+
+
+def test_a_value_with_other_readers_stays_float32() -> None:
+    """Max-pool's int8 input would not do for the addition that reads the same value."""
+    net = Builder("shared", (3, 8, 8)).conv("a", 4, 3, padding=1).relu().maxpool("pool", 2)
+    net.conv("b", 4, 1).add("sum", "b", "pool").globalavgpool().flatten().linear("fc", 2)
+    graph = draw(net.graph(), 0)
+    quantized = compress(graph, "int8", calibration=images(graph, 9))
+    assert [node.name for node in quantized if isinstance(node.op, ops.Quantize)] == ["input_int8", "pool_int8"]
+    weight = quantized["a"].weight
+    assert isinstance(weight, Int8)
+    assert weight.output is None
+    assert assert_layers_within_half_a_step(quantized, images(graph)) > 100
+
+
+def test_grids() -> None:
+    assert grid(np.array([0.0, 255.0])) == Quant(1.0, -128)
+    assert grid(np.array([-128.0, 127.0])) == Quant(1.0, 0)
+    assert grid(np.array([3.0, 510.0])) == Quant(2.0, -128)  # 0 is on every grid
+    assert grid(np.array([-510.0, -3.0])) == Quant(2.0, 127)
+    assert grid(np.zeros(3)) == Quant(1.0, -128)
+    rng = np.random.default_rng(0)
+    heavy = np.concatenate([rng.standard_normal(10_000), [40.0]])
+
+    def error(quant: Quant) -> float:
+        got = quant.scale * (quant.quantize(heavy) - np.float64(quant.zero_point))
+        return float(np.square(got - heavy).mean())
+
+    assert best_grid(heavy).scale < grid(heavy).scale
+    assert error(best_grid(heavy)) < error(grid(heavy))
+
+
+def test_a_dead_filter_keeps_its_bias() -> None:
+    """A row of zeros has no scale of its own; its bias must still come out, to a millionth."""
+    graph = draw(Builder("dead", (3, 8, 8)).conv("a", 8, 3).globalavgpool().flatten().linear("fc", 2).graph(), 1)
+    weight, bias = matrix(graph, "a"), np.linspace(1, 2, 8).astype(np.float32)
+    weight[3], weight[4] = 0, 1e-30
+    x = images(graph, 20)
+    for constant in (bias, np.zeros(8, np.float32)):
+        nodes = [replace(n, weight=Dense(weight), bias=constant) if n.name == "a" else n for n in graph]
+        got = trace(compress(graph.with_nodes(nodes), "int8", calibration=x), x)["a"]
+        np.testing.assert_allclose(got[:, 3], constant[3], rtol=2.0**-20)
+        np.testing.assert_allclose(got[:, 4], constant[4], rtol=2.0**-20, atol=1e-28)
+
+
+def test_made_up_images() -> None:
+    x = smooth_images(5, 1)
+    assert (x.dtype, x.shape) == (np.float32, (5, 3, 32, 32))
+    np.testing.assert_array_equal(x, smooth_images(5, 1))
+    assert (x != smooth_images(5, 2)).any()
+    assert -2.5 < x.min() < -1.5
+    assert 1.5 < x.max() < 2.8
+
+
+# Formats
+
+
+def test_to_format_keeps_the_numbers() -> None:
+    graph = draw(small(), 0)
+    sparse = to_format(graph, "csr")
+    assert set(formats(sparse).values()) == {"csr"}
+    assert all(isinstance(sparse[name].weight, Csr) for name in formats(sparse))
+    assert to_format(sparse, "dense").sha256() == graph.sha256()
+    ternary = to_format(integers(small()), "ternary")
+    assert set(formats(ternary).values()) == {"ternary"}
+    with pytest.raises(FormatError, match="wanted at most one of each; compress the graph with technique 'ternary'"):
+        to_format(graph, "ternary")
+    with pytest.raises(
+        UsageError, match="no exact format 'int8', wanted one of dense, csr, ternary; int8 is a technique"
+    ):
+        to_format(graph, "int8")
+    with pytest.raises(UsageError, match="no exact format 'bsr'"):
+        to_format(graph, "bsr")
