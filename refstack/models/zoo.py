@@ -24,6 +24,7 @@ from refstack.models import MODELS
 from refstack.ops import BatchNorm
 
 SCHEMA_VERSION = 1
+FACTS = ("file", "sha256", "golden", "golden_sha256", "model", "technique", "accuracy")
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Graph:
@@ -47,16 +48,13 @@ def load(name_or_path: str | os.PathLike[str]) -> Graph:
 def checkpoint_path(model: str) -> Path:
     """The shipped checkpoint of a model, its sha256 compared with the manifest's."""
     entry = _entry(model)
-    path = _file(entry["file"])
-    got = _sha256(path)
-    if got != entry["sha256"]:
-        raise ChecksumError(f"{path}: sha256 is {got}, the manifest says {entry['sha256']}; install refstack again")
-    return path
+    return _file(entry["file"], entry["sha256"])
 
 
 def golden(model: str) -> dict[str, Array]:
-    """What PyTorch computed with the shipped checkpoint: inputs, logits, predictions and margins (train/golden.py)."""
-    return checkpoint.load_arrays(_file(_entry(model)["golden"]))
+    """What PyTorch computed with the shipped checkpoint: inputs, logits, predictions and margins (train/publish.py)."""
+    entry = _entry(model)
+    return checkpoint.load_arrays(_file(entry["golden"], entry["golden_sha256"]))
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -72,6 +70,10 @@ def manifest() -> dict[str, dict[str, Any]]:
     if content["schema_version"] != SCHEMA_VERSION:
         raise DataError(f"{path}: schema version {content['schema_version']}, wanted {SCHEMA_VERSION}; update refstack")
     checkpoints: dict[str, dict[str, Any]] = content["checkpoints"]
+    for name, entry in checkpoints.items():
+        missing = [key for key in FACTS if key not in entry]
+        if missing:
+            raise DataError(f"{path}: the entry of {name} lacks {', '.join(missing)}; install refstack again")
     return checkpoints
 
 
@@ -135,10 +137,14 @@ def _existing(name_or_path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _file(name: str) -> Path:
+def _file(name: str, sha256: str) -> Path:
+    """A file beside the manifest, its content compared with the hash that is written there."""
     path = data_dir() / Path(name).name
     if not path.is_file():
         raise DataError(f"{path}: the manifest names this file, but it is not there; install refstack again")
+    got = _sha256(path)
+    if got != sha256:
+        raise ChecksumError(f"{path}: sha256 is {got}, the manifest says {sha256}; install refstack again")
     return path
 
 
