@@ -1,62 +1,92 @@
-/* The input of a sparse convolution, laid out so that every tap is one run of pixels.
+/* The input of a sparse convolution, laid out so that the pixels of every tap are one run.
 
-   For a tap (c, r, s) a filter needs x[c, p*st + r*dl - top, q*st + s*dl - left] for all (p, q). Write down, once for
-   every (c, s), the rows that such taps can ask for, already shifted by s, strided and padded:
+   A stored weight (c, r, s) needs x[c, p*st + r*dl - top, q*st + s*dl - left] for all (p, q). Write down, for every
+   c and s, the padded rows at those columns, sorted by their residue modulo the stride: then rows p = 0, 1, .. of a tap
+   are neighbours, and its p*q pixels follow each other, whatever the stride, the dilation and the size of the map:
 
-       planes   [c][s][residue of the row, mod st][rows][q]        rows = p + (r-1)*dl/st
+       planes   [c][row mod st][s][rows][q]          rows = p + (r-1)*dl / st
 
-   Then rows p = 0, 1, .. of tap r are neighbours, and the p*q pixels of a tap start at
-
-       offset(c,r,s) = (((c*S + s)*st + r*dl mod st)*rows + r*dl div st) * q        (packing.offsets)
-
-   whatever the stride, the dilation and the size of the map: S copies of the image instead of the R*S of im2col.
-   Behind the last one lie RS_V numbers that a last, partly filled vector may read; what it makes of them is dropped. */
+   Tap (c, r, s) starts at offset(c,r,s) (packing.Planes.offsets). That is S copies of the image where im2col makes R*S.
+   Behind the last plane lie RS_V numbers that a last, partly filled vector may read; what it makes of them is dropped. */
 #ifndef RS_PLANES_H
 #define RS_PLANES_H
 
 #include "rs.h"
 
-RS_INLINE int64_t rs_plane_rows(const rs_args *a) { return a->p + (a->r - 1) * a->dl[0] / a->st[0]; }
+/* The q for which 0 <= q*st + shift < w are first .. last - 1, of `count`. */
+typedef struct {
+    int64_t first, last, shift, st, count;
+} rs_columns;
 
-/* True where x itself has that form: 1x1 filters at stride 1, and planes that are whole vectors. */
-RS_INLINE int rs_planes_are_x(const rs_args *a) {
-    return a->r * a->s == 1 && a->st[0] == 1 && a->st[1] == 1 && !rs_padded(a) && a->h * a->w % RS_V == 0;
+RS_INLINE rs_columns rs_columns_of(const rs_args *a, int64_t s) {
+    rs_columns m = {.shift = s * a->dl[1] - a->pd[1], .st = a->st[1], .count = a->q};
+    m.first = rs_min(a->q, m.shift < 0 ? rs_ceil(-m.shift, m.st) : 0);
+    m.last = a->w > m.shift ? rs_max(m.first, rs_min(a->q, rs_ceil(a->w - m.shift, m.st))) : m.first;
+    return m;
 }
 
-/* The planes of image n: x itself, or a copy in scratch. Ends with a barrier. */
-RS_INLINE const float *rs_planes(const rs_args *a, int64_t n) {
-    const float *x = (const float *)a->x[0] + n * a->c * a->h * a->w;
-    if (rs_planes_are_x(a)) return x;
-    const int64_t rows = rs_plane_rows(a), st = a->st[0];
-    float *to = a->scratch;
+/* One row: the image's pixels at these columns, zeros left and right of it. */
+RS_INLINE void rs_plane_row(float *row, const float *line, rs_columns m) {
+    int64_t q = 0;
+    for (; q < m.first; q++) row[q] = 0;
+    if (m.st == 1)
+        for (; q + RS_V <= m.last; q += RS_V) rs_store(row + q, rs_load(line + q + m.shift));
+    if (m.st == 2)
+        for (; q < m.last; q++) row[q] = line[2 * q + m.shift];
+    for (; q < m.last; q++) row[q] = line[q * m.st + m.shift];
+    for (; q < m.count; q++) row[q] = 0;
+}
+
+/* A plane at stride 1 whose rows are as wide as the image's: one run, then zeros at the sides. Small maps have too many
+   rows to copy them one by one. */
+RS_INLINE void rs_plane_run(float *plane, const rs_args *a, const float *x, rs_columns m, int64_t rows) {
+    const int64_t w = a->w, end = a->h * w - rs_max(0, m.shift);
+    float *inside = plane + a->pd[0] * w;
+    int64_t i = 0;
+    for (; i < a->pd[0] * w; i++) plane[i] = 0;
+    for (i = rs_max(0, -m.shift); i + RS_V <= end; i += RS_V) rs_store(inside + i, rs_load(x + i + m.shift));
+    for (; i < end; i++) inside[i] = x[i + m.shift];
+    for (i = (a->pd[0] + a->h) * w; i < rows * w; i++) plane[i] = 0;
+    for (int64_t h = 0; h < a->h; h++) {
+        for (int64_t q = 0; q < m.first; q++) inside[h * w + q] = 0;
+        for (int64_t q = m.last; q < w; q++) inside[h * w + q] = 0;
+    }
+}
+
+/* The planes of image n: x itself where it has that form already, else a copy in scratch. Ends with a barrier. */
+RS_INLINE const float *rs_make_planes(const rs_args *a, int64_t n) {
+    const float *image = (const float *)a->x[0] + n * a->c * a->h * a->w;
+    if (a->r * a->s == 1 && a->st[0] == 1 && a->st[1] == 1 && !rs_padded(a) && a->h * a->w % RS_V == 0) return image;
+    const int64_t rows = a->p + (a->r - 1) * a->dl[0] / a->st[0];
+    const int run = a->st[0] == 1 && a->st[1] == 1 && a->q == a->w && rows >= a->pd[0] + a->h;
 #pragma omp for collapse(2) schedule(static)
     for (int64_t c = 0; c < a->c; c++)
         for (int64_t s = 0; s < a->s; s++) {
-            const int64_t shift = s * a->dl[1] - a->pd[1];
-            const int64_t first = rs_min(a->q, shift < 0 ? rs_ceil(-shift, a->st[1]) : 0);
-            const int64_t last = a->w > shift ? rs_max(first, rs_min(a->q, rs_ceil(a->w - shift, a->st[1]))) : first;
-            for (int64_t residue = 0; residue < st; residue++)
-                for (int64_t i = 0; i < rows; i++) {
-                    const int64_t h = i * st + residue - a->pd[0];
-                    float *row = to + (((c * a->s + s) * st + residue) * rows + i) * a->q;
-                    if (h < 0 || h >= a->h) {
-                        memset(row, 0, sizeof(float) * a->q);
-                        continue;
-                    }
-                    const float *line = x + (c * a->h + h) * a->w + shift;
-                    for (int64_t q = 0; q < first; q++) row[q] = 0;
-                    if (a->st[1] == 1) memcpy(row + first, line + first, sizeof(float) * (last - first));
-                    else for (int64_t q = first; q < last; q++) row[q] = line[q * a->st[1]];
-                    for (int64_t q = last; q < a->q; q++) row[q] = 0;
+            const float *x = image + c * a->h * a->w;
+            const rs_columns m = rs_columns_of(a, s);
+            for (int64_t residue = 0; residue < a->st[0]; residue++) {
+                float *plane = (float *)a->scratch + ((c * a->st[0] + residue) * a->s + s) * rows * a->q;
+                if (run) rs_plane_run(plane, a, x, m, rows);
+                else for (int64_t i = 0; i < rows; i++) {
+                    const int64_t h = i * a->st[0] + residue - a->pd[0];
+                    if (h < 0 || h >= a->h) memset(plane + i * a->q, 0, sizeof(float) * a->q);
+                    else rs_plane_row(plane + i * a->q, x + h * a->w, m);
                 }
+            }
         }
-    return to;
+    return a->scratch;
 }
 
-/* Write a vector of pixels at i, less what lies behind the last of the plane. */
-RS_INLINE void rs_store_pixels(float *y, int64_t i, int64_t pixels, rs_vec v) {
-    if (i + RS_V <= pixels) rs_store(y + i, v);
-    else memcpy(y + i, &v, sizeof(float) * rs_max(0, pixels - i));
+/* The first `count` numbers of a vector. */
+RS_INLINE rs_vec rs_load_some(const float *y, int64_t count) {
+    rs_vec v = {0};
+    if (count == RS_V) return rs_load(y);
+    memcpy(&v, y, sizeof(float) * count);
+    return v;
+}
+RS_INLINE void rs_store_some(float *y, rs_vec v, int64_t count) {
+    if (count == RS_V) rs_store(y, v);
+    else memcpy(y, &v, sizeof(float) * count);
 }
 
 #endif

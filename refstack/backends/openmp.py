@@ -215,11 +215,10 @@ def padded_image(v_in: int, case: Case) -> int:
 
 def planes(v: int, case: Case) -> int:
     """One image as rs_planes.h lays it out, and a vector that may be read behind it."""
-    op, (_, c, h, w), (_, _, p, q) = cast(Conv2d, case.op), case.inputs[0], case.shape
+    op, (_, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
     if op.kernel == op.stride == (1, 1) and not any(op.padding) and h * w % v == 0:
         return 0
-    rows = p + (op.kernel[0] - 1) * op.dilation[0] // op.stride[0]
-    return 4 * (c * op.kernel[1] * op.stride[0] * rows * q + v)
+    return 4 * (c * packing.Planes.of(case).channel + v)
 
 
 def kernels() -> tuple[Kernel, ...]:
@@ -257,7 +256,7 @@ def _convolutions(v: int) -> tuple[Kernel, ...]:
         ),
         _row(
             "conv2d.csr.planar", "rs_conv2d_csr_planar", "a broadcast and a few vectors of pixels for each stored weight",
-            needs=(one_group, offsets_fit), pack=packing.csr_planar, scratch=partial(planes, v), blocks=(v, 2, 4, 8),
+            needs=(one_group, offsets_fit), pack=partial(packing.csr_planar, v), scratch=partial(planes, v), blocks=(v, 2, 4, 8),
         ),
         _row("conv2d.dense.direct", "rs_conv2d_dense_direct", "the plain loop", pack=packing.direct),
     )  # fmt: skip

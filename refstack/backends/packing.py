@@ -5,6 +5,7 @@ A pack is a dict in a fixed order: "bias" goes to rs_args.bias, the rest to rs_a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -97,21 +98,60 @@ def depthwise(v: int, node: Node, case: Case) -> Packed:
     return {"bias": bias(node, case.shape[1], v), "weights": aligned(weights)}
 
 
-def offsets(case: Case, columns: Array) -> Array:
-    """Where the pixels of a column (c, r, s) start in the planes of rs_planes.h, int32."""
-    op, (_, _, p, q) = cast(Conv2d, case.op), case.shape
-    (r, s), st, dl = op.kernel, op.stride[0], op.dilation[0]
-    rows = p + (r - 1) * dl // st
-    c, tap = np.divmod(columns.astype(np.int64), r * s)
-    down = tap // s * dl
-    return ((((c * s + tap % s) * st + down % st) * rows + down // st) * q).astype(np.int32)
+@dataclass(frozen=True)
+class Planes:
+    """The geometry of rs_planes.h: [c][row mod st][s][rows][q]."""
+
+    op: Conv2d
+    rows: int
+    q: int
+
+    @classmethod
+    def of(cls, case: Case) -> Planes:
+        op, (_, _, p, q) = cast(Conv2d, case.op), case.shape
+        return cls(op, p + (op.kernel[0] - 1) * op.dilation[0] // op.stride[0], q)
+
+    @property
+    def channel(self) -> int:
+        """Numbers from one channel to the next."""
+        return self.op.stride[0] * self.op.kernel[1] * self.rows * self.q
+
+    def offsets(self, columns: Array) -> Array:
+        """Where the pixels of a column (c, r, s) start."""
+        c, tap = np.divmod(columns.astype(np.int64), self.op.kernel[0] * self.op.kernel[1])
+        r, s = np.divmod(tap, self.op.kernel[1])
+        down, residue = np.divmod(r * self.op.dilation[0], self.op.stride[0])
+        return c * self.channel + ((residue * self.op.kernel[1] + s) * self.rows + down) * self.q
+
+    def touched(self, vectors: int, v: int) -> int:
+        """Bytes of one channel that a tile of so many vectors of pixels reads."""
+        (r, s), st = self.op.kernel, min(self.op.stride[0], self.op.kernel[0])
+        return 4 * s * (st * vectors * v + (r - st) * self.q)
 
 
-def csr_planar(node: Node, case: Case) -> Packed:
-    """indptr, offsets instead of columns, values"""
-    weight = cast(Csr, node.weight)
-    arrays = {"indptr": weight.indptr, "offsets": offsets(case, weight.indices), "values": weight.values}
-    return {"bias": bias(node, case.shape[1]), **{key: aligned(array) for key, array in arrays.items()}}
+L1_BYTES = 30 * 1024  # of 32 KiB, the usual size
+LEAST_RUN = 12  # stored weights of a filter in one block of channels, on average: fewer do not pay for its sums' way
+
+
+def csr_planar(v: int, node: Node, case: Case) -> Packed:
+    """The stored weights ordered by block of channels, then filter; offsets instead of columns."""
+    op, weight, planes = cast(Conv2d, case.op), cast(Csr, node.weight), Planes.of(case)
+    c, taps = case.inputs[0][1], op.kernel[0] * op.kernel[1]
+    rows = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr))
+    vectors = min(8, -(-case.shape[2] * case.shape[3] // v))
+    fit = L1_BYTES // planes.touched(vectors, v)
+    least = int(LEAST_RUN * weight.shape[0] * c / max(1, weight.nnz))
+    block = weight.indices // taps // max(1, fit, least)
+    blocks = max(1, -(-c // max(1, fit, least)))
+    order = np.lexsort((rows, block))
+    ends = np.searchsorted((block * len(weight.indptr[1:]) + rows)[order], np.arange(blocks * weight.shape[0] + 1))
+    return {
+        "bias": bias(node, case.shape[1]),
+        "ends": aligned(ends.astype(np.int32)),
+        "offsets": aligned(planes.offsets(weight.indices)[order].astype(np.int32)),
+        "values": aligned(weight.values[order]),
+        "blocks": integers(blocks),
+    }
 
 
 def linear_blocked(v: int, node: Node, case: Case) -> Packed:
