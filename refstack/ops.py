@@ -76,6 +76,20 @@ class Window(Op):
         (r, s), (sh, sw), (top, left, bottom, right), (dh, dw) = self.kernel, self.stride, self.padding, self.dilation
         return output_size(h, r, sh, top, bottom, dh), output_size(w, s, sw, left, right, dw)
 
+    def sighted_plane(self, h: int, w: int) -> tuple[int, int]:
+        """(p, q), and ShapeError if some window covers padding alone (dilation may step over a small image)."""
+        places = self.output_plane(h, w)
+        for size, count, window, st, dl, pd in zip(
+            (h, w), places, self.kernel, self.stride, self.dilation, self.padding[:2], strict=True
+        ):
+            for start in range(-pd, count * st - pd, st):
+                if not any(0 <= start + tap * dl < size for tap in range(window)):
+                    r, s = self.kernel
+                    raise ShapeError(
+                        f"{self.name}: padding {self.padding} leaves windows of {r}x{s} with no pixel at all"
+                    )
+        return places
+
 
 @dataclass(frozen=True)
 class Conv2d(Window):
@@ -88,6 +102,8 @@ class Conv2d(Window):
 
     def shape(self, *inputs: Shape) -> Shape:
         n, c, h, w = _image(self, inputs[0])
+        if self.out_channels < 1:
+            raise ShapeError(f"conv2d: out_channels is {self.out_channels}, must be at least 1")
         if self.groups < 1 or c % self.groups or self.out_channels % self.groups:
             raise ShapeError(f"conv2d: groups={self.groups} must divide c={c} and k={self.out_channels}")
         return (n, self.out_channels, *self.output_plane(h, w))
@@ -111,6 +127,8 @@ class Linear(Op):
     def shape(self, *inputs: Shape) -> Shape:
         if len(inputs[0]) != 2:
             raise ShapeError(f"linear: input has shape {inputs[0]}, wanted (n, c); put a Flatten before it")
+        if self.out_features < 1:
+            raise ShapeError(f"linear: out_features is {self.out_features}, must be at least 1")
         return inputs[0][0], self.out_features
 
     def weight_shape(self, *inputs: Shape) -> tuple[int, int]:
@@ -157,10 +175,7 @@ class MaxPool2d(Window):
 
     def shape(self, *inputs: Shape) -> Shape:
         n, c, h, w = _image(self, inputs[0])
-        (top, left, bottom, right), (r, s), (dh, dw) = self.padding, self.kernel, self.dilation
-        if max(top, bottom) > dh * (r - 1) or max(left, right) > dw * (s - 1):
-            raise ShapeError(f"maxpool: padding {self.padding} leaves windows of {r}x{s} with no pixel at all")
-        return (n, c, *self.output_plane(h, w))
+        return (n, c, *self.sighted_plane(h, w))
 
 
 @dataclass(frozen=True)
@@ -172,10 +187,7 @@ class AvgPool2d(Window):
 
     def shape(self, *inputs: Shape) -> Shape:
         n, c, h, w = _image(self, inputs[0])
-        (top, left, bottom, right), (r, s), (dh, dw) = self.padding, self.kernel, self.dilation
-        if max(top, bottom) > dh * (r - 1) or max(left, right) > dw * (s - 1):
-            raise ShapeError(f"avgpool: padding {self.padding} leaves windows of {r}x{s} with no pixel at all")
-        return (n, c, *self.output_plane(h, w))
+        return (n, c, *self.sighted_plane(h, w))
 
 
 @dataclass(frozen=True)
