@@ -419,7 +419,7 @@ STRUCTURES: dict[str, tuple[Change, str]] = {
     "groups 0": (attribute("a", groups=0), "groups=0 must divide c=2 and k=4"),
     "groups": (attribute("a", groups=4), "groups=4 must divide c=2 and k=4"),
     "kernel too large": (attribute("a", kernel=[9, 9]), "window of 9 .* does not fit into 4 pixels"),
-    "no channels": (attribute("a", out_channels=0), "every.add: add: shapes .1, 4, 4, 4. and .1, 0, 4, 4. differ"),
+    "no channels": (attribute("a", out_channels=0), "every.a: conv2d: out_channels is 0, must be at least 1"),
     "activation": (attribute("a", activation="gelu"), "node 'a': activation: got 'gelu', wanted"),
     "eps": (attribute("bn", eps=0), "eps"),
     "eps negative": (attribute("bn", eps=-1.0), "eps"),
