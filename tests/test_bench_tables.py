@@ -1,0 +1,51 @@
+"""Every view shows every row, failures included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benching import strict_loads
+
+from refstack.bench import tables
+
+
+def rows_for_views() -> list[dict[str, Any]]:
+    env = {"cpu": "A CPU", "threads_allowed": 2, "compiler": "gcc", "blas": "openblas", "libraries": {"numpy": "2"}}
+    common = {
+        "status": "ok", "status_reason": None, "model": "tiny", "backend": "blas", "threads": 1, "batch": 1,
+        "quick": False, "top1": None, "top1_source": None, "top1_reason": "not measured", "samples_ns": [1],
+        "latency_p90_ms": 30.0, "machine": {"roofs": None}, "env": env, "created_utc": "2026", "weights": "trained",
+        "stored_bytes": 12_000_000, "planned_bytes": 13_000_000, "peak_rss_bytes": None, "macs": 10**6,
+        "max_error_vs_bound": 0.5, "format": "dense", "kernels": {},
+    }  # fmt: skip
+    return [
+        {**common, "technique": "dense", "latency_p50_ms": 20.0},
+        {**common, "technique": "weight", "latency_p50_ms": 10.0, "format": "csr"},
+        {**common, "technique": "int8", "latency_p50_ms": None, "status": "failed", "status_reason": "because [x]"},
+    ]
+
+
+def test_speedup_is_against_the_dense_row_of_the_same_backend() -> None:
+    rows = rows_for_views()
+    rows.append({**rows[1], "backend": "openmp"})
+    assert [row["speedup"] for row in tables.with_speedup(rows)] == [1.0, 2.0, None, None]
+
+
+@pytest.mark.parametrize("format", tables.FORMATS)
+def test_every_view_shows_every_row_failures_too(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "view"
+    with path.open("w") as stream:
+        tables.write(rows_for_views(), format, stream)
+    text = path.read_text()
+    assert all(word in text for word in ("dense", "weight", "int8", "failed", "because [x]"))
+    if format == "json":
+        assert len(strict_loads(text)) == 3
+    elif format == "jsonl":
+        assert len([strict_loads(line) for line in text.splitlines()]) == 3
+    elif format == "csv":
+        assert len(text.splitlines()) == 4
+    else:
+        assert "A CPU" in text
+        assert format != "table" or max(map(len, text.splitlines())) <= 140
