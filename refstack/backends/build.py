@@ -43,6 +43,7 @@ TIMEOUT_S, STALE_S = 120.0, 3600.0
 MAGIC = b"refstack"
 SEAL_BYTES = len(MAGIC) + hashlib.sha256().digest_size
 BUILD_FILE = "rs_build.c"
+PLAIN = {"LC_ALL": "C", "LD_PRELOAD": ""}  # English messages, and no sanitizer that watches the compiler
 COMMON = ("-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-std=gnu11", "-shared", "-fPIC")
 VARIANTS = {
     "release": ("-O3", "-march=native"),
@@ -105,7 +106,7 @@ def compiler() -> Compiler:
 def _probe(path: str, mtime_ns: int) -> Compiler | None:
     """What `path --version` says; mtime_ns makes an upgraded compiler a new question."""
     try:
-        answer = check_output([path, "--version"], stderr=DEVNULL, timeout=10)
+        answer = check_output([path, "--version"], stderr=DEVNULL, timeout=10, env=os.environ | PLAIN)
     except (OSError, SubprocessError):
         return None
     text = answer.decode(errors="replace")
@@ -339,8 +340,8 @@ def _compile(command: list[str], sources: Sequence[str], work: Path) -> Done | N
 
 
 def _run(command: list[str], work: Path) -> Done:
-    """Run in work: English messages, temporary files there, no preloaded sanitizer. A timeout kills the group."""
-    env = os.environ | {"LC_ALL": "C", "TMPDIR": str(work), "LD_PRELOAD": ""}
+    """Run in work, with temporary files there too. A timeout kills the whole process group."""
+    env = os.environ | PLAIN | {"TMPDIR": str(work)}
     job = Popen(command, cwd=work, env=env, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True)
     try:
         output = job.communicate(timeout=TIMEOUT_S)[0]
