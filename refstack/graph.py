@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from refstack.errors import ShapeError
+from refstack.errors import FormatError, ShapeError
 from refstack.formats import Array, Int8, Weight
 from refstack.formats.base import require_finite
 from refstack.ops import BatchNorm, Conv2d, Linear, Op, Quantize, Shape
@@ -148,8 +148,9 @@ class Graph:
                 raise ShapeError(f"{where}: the name is used twice")
             missing = [name for name in node.inputs if name not in seen]
             if missing or not node.inputs or (node.op.arity >= 0 and len(node.inputs) != node.op.arity):
+                count = node.op.arity if node.op.arity >= 0 else "one or more"
                 raise ShapeError(
-                    f"{where}: {node.op.name} reads {node.inputs}; wanted {node.op.arity} nodes that stand before it"
+                    f"{where}: {node.op.name} reads {node.inputs}; wanted {count} nodes that stand before it"
                 )
             seen.add(node.name)
         shapes = self.shapes()
@@ -162,7 +163,10 @@ def _check_arrays(where: str, node: Node, wanted: tuple[int, int] | None) -> Non
     if got != wanted:
         raise ShapeError(f"{where}: weight is {got}, {node.op.name} wants {wanted} (rows, cols)")
     if node.weight is not None:
-        node.weight.check()
+        try:
+            node.weight.check()
+        except FormatError as error:
+            raise FormatError(f"{where}: {error}") from None
     for name in ("bias", "mean", "var"):
         array = getattr(node, name)
         if array is None:
