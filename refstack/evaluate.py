@@ -10,6 +10,7 @@ A departure with a larger margin is an error in the engine, the file or the imag
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,7 +78,7 @@ class Evaluation:
 def evaluate(
     graph: Graph | str,
     data: Dataset | str | os.PathLike[str],
-    backend: str = "openmp",
+    backend: str | Sequence[str] = "openmp",
     threads: int = 1,
     batch: int = 32,
     limit: int | None = None,
@@ -86,6 +87,7 @@ def evaluate(
 
     Args        graph   a network, or a name or file for zoo.load
                 data    a data set, or the path of one
+                backend one, or several in order of preference
                 limit   only so many images, classes taking turns (Dataset.subset)
     Raises      UsageError, DataError, and what plan raises
     Numerics    images go through in batches; the last one is filled up with zeros
@@ -96,12 +98,13 @@ def evaluate(
         raise UsageError(f"evaluate: limit is {limit}, wanted at least 1 image")
     dataset = whole if limit is None else whole.subset(min(limit, len(whole)))
     size = min(batch, len(dataset))
-    made = plan(trained, size, (backend,), threads)
+    backends = (backend,) if isinstance(backend, str) else tuple(backend)
+    made = plan(trained, size, backends, threads)
     logits = np.concatenate([_logits(made, images) for images, _ in dataset.batches(size)])
     predictions = logits.argmax(axis=1)
     compared, departures = _departures(trained, whole, dataset, logits)
     return Evaluation(
-        trained.name, backend, made.threads, dataset.name, dataset.sha256,
+        trained.name, "+".join(backends), made.threads, dataset.name, dataset.sha256,
         int((predictions == dataset.labels).sum()), len(dataset), compared, departures, predictions,
     )  # fmt: skip
 

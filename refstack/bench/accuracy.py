@@ -46,12 +46,12 @@ def recorded(trained: Graph, artifact: Artifact) -> Top1:
     return Top1(reason="weights are drawn, not trained" if drawn else UNMEASURED)
 
 
-def measured(artifact: Artifact, dataset_file: Path, dataset: Dataset, backend: str, threads: int) -> Top1:
+def measured(artifact: Artifact, dataset_file: Path, dataset: Dataset, backends: list[str], threads: int) -> Top1:
     """Run the data set through the artifact in a child process."""
     with Worker(threads) as worker:
         try:
             found = worker.ask(
-                "accuracy", TIMEOUT_S, graph=str(artifact.graph_file), data=str(dataset_file), backend=backend,
+                "accuracy", TIMEOUT_S, graph=str(artifact.graph_file), data=str(dataset_file), backends=backends,
                 threads=threads,
             )  # fmt: skip
         except ChildFailed as error:

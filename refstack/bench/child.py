@@ -85,14 +85,14 @@ class Session:
             raise CheckFailed("the output after timing differs from the checked one")
         return {}
 
-    def accuracy(self, graph: str, data: str, backend: str, threads: int) -> Reply:
+    def accuracy(self, graph: str, data: str, backends: list[str], threads: int) -> Reply:
         """How many images of a saved data set (accuracy.py) the network gets right."""
         from refstack.datasets import Dataset
         from refstack.evaluate import evaluate
 
         record = np.load(data, allow_pickle=False)
         dataset = Dataset("", record["image"], record["label"], "", data, ("",) * len(record))
-        found = evaluate(checkpoint.load(graph), dataset, backend, threads)
+        found = evaluate(checkpoint.load(graph), dataset, backends, threads)
         return {"correct": found.correct, "n": found.n}
 
     def roofs(self, threads: list[int]) -> Reply:

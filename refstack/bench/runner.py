@@ -172,8 +172,8 @@ class _Sweep:
         if self.judge is None or drawn or (found.source and not self.judge_named):
             return found
         self.report.advance(0, f"{artifact.model} {artifact.technique}: top-1 on {len(self.judge)} images")
-        name = next(name for name in BACKENDS if backend(name).unavailable() is None)
-        return accuracy.measured(artifact, self.folder / "data.npy", self.judge, name, self.allowed)
+        fastest = [name for name in BACKENDS if backend(name).unavailable() is None]
+        return accuracy.measured(artifact, self.folder / "data.npy", self.judge, fastest, self.allowed)
 
     def _progress(self, count: int) -> Callable[[str], None]:
         def progress(text: str) -> None:
