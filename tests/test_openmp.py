@@ -135,7 +135,7 @@ def node(rng: np.random.Generator, case: Case, integer: bool) -> Node:
     w = matrix(rng, case, integer)
     weight: Weight = FORMATS[case.format].encode(w)
     if case.format == "int8":
-        output = Quant(float(np.abs(w).max()) * 2.3, int(rng.integers(-128, 128))) if case.output == "int8" else None
+        output = Quant(1.0 + float(np.abs(w).max()) * 2.3, int(rng.integers(-128, 128))) if case.output == "int8" else None
         weight = Int8.encode(w, Quant(0.11, int(rng.integers(-128, 128))), output)
     return Node("node", case.op, names, weight, draw() if case.bias else None)
 

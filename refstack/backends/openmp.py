@@ -213,6 +213,19 @@ def padded_image(v_in: int, case: Case) -> int:
     return 4 * -(-c // v_in) * v_in * h * (left + w + right) if left or right else 0
 
 
+def framed_image(lanes: int, case: Case) -> int:
+    """One int8 image, padded on all sides."""
+    op, (_, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
+    top, left, bottom, right = op.padding
+    return -(-c // lanes) * lanes * (top + h + bottom) * (left + w + right)
+
+
+def offset_vectors(case: Case) -> int:
+    """The inputs of an int8 linear layer, each rounded up to four bytes."""
+    n, c = case.inputs[0]
+    return n * -(-c // 4) * 4
+
+
 def planes(v: int, case: Case) -> int:
     """One image as rs_planes.h lays it out, and a vector that may be read behind it."""
     op, (_, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
@@ -258,6 +271,21 @@ def _convolutions(v: int) -> tuple[Kernel, ...]:
             "conv2d.csr.planar", "rs_conv2d_csr_planar", "a broadcast and a few vectors of pixels for each stored weight",
             needs=(one_group, offsets_fit), pack=partial(packing.csr_planar, v), scratch=partial(planes, v), blocks=(v, 2, 4, 8),
         ),
+        _row(
+            "conv2d.int8.stem", "rs_conv2d_int8_blocked", "register tiles of dot products; few channels in, blocked out",
+            needs=(one_group, stride_at_most(2), channels_below(v)), layouts=("nchw", lanes),
+            pack=partial(packing.int8_blocked, v, 4), scratch=partial(framed_image, 4), blocks=(v, 4, 6, 8, 12),
+        ),
+        _row(
+            "conv2d.int8.blocked", "rs_conv2d_int8_blocked", "register tiles of dot products of four bytes",
+            needs=(one_group, stride_at_most(2)), layouts=(lanes, lanes),
+            pack=partial(packing.int8_blocked, v, v), scratch=partial(framed_image, v), blocks=(v, 4, 6, 8, 12),
+        ),
+        _row(
+            "conv2d.int8.depthwise", "rs_conv2d_int8_depthwise", "vectors of channels, 4 pixels in registers",
+            needs=(depthwise,), layouts=(lanes, lanes), pack=partial(packing.int8_depthwise, v), blocks=(v, 4),
+        ),
+        _row("conv2d.int8.direct", "rs_conv2d_int8_direct", "the plain loop", pack=packing.int8_direct),
         _row("conv2d.dense.direct", "rs_conv2d_dense_direct", "the plain loop", pack=packing.direct),
     )  # fmt: skip
 
@@ -267,6 +295,10 @@ def _linears(v: int) -> tuple[Kernel, ...]:
         _row(
             "linear.dense.blocked", "rs_linear_dense_blocked", "a vector of features at a time, weights read once",
             pack=partial(packing.linear_blocked, v), blocks=(v, 4),
+        ),
+        _row(
+            "linear.int8.blocked", "rs_linear_int8_blocked", "dot products of four bytes, a vector of features at a time",
+            pack=partial(packing.int8_linear, v), scratch=offset_vectors, blocks=(v, 4, 16),
         ),
     )  # fmt: skip
 
@@ -292,6 +324,7 @@ def _others(v: int) -> tuple[Kernel, ...]:
     both("globalavgpool.float32", "rs_globalavgpool_float32", "mean of each plane", packing.nothing, exact=False)
     both("relu.float32", "rs_relu_float32", "one pass", packing.nothing)
     both("add.float32", "rs_add_float32", "one pass", packing.nothing)
+    both("quantize.float32", "rs_quantize_float32", "one pass; NaN gives -128", packing.quantize)
     both("batchnorm.dense", "rs_batchnorm_dense", "one pass", packing.batchnorm, exact=False)
     for dtype, itemsize in (("float32", 4), ("int8", 1)):
         join = partial(packing.concat, itemsize)

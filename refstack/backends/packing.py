@@ -10,11 +10,11 @@ from typing import cast
 
 import numpy as np
 
-from refstack.formats import Array, Csr
+from refstack.formats import Array, Csr, Int8
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.memory import ALIGNMENT
-from refstack.ops import AvgPool2d, BatchNorm, Conv2d
+from refstack.ops import AvgPool2d, BatchNorm, Conv2d, Quantize
 
 Packed = dict[str, Array]
 
@@ -152,6 +152,69 @@ def csr_planar(v: int, node: Node, case: Case) -> Packed:
         "values": aligned(weight.values[order]),
         "blocks": integers(blocks),
     }
+
+
+def finish(node: Node, case: Case, block: int, constant: Array) -> Packed:
+    """What rs_int8.h makes of a sum: its start, the fixed-point output scale, the float one; zeros in unused lanes."""
+    weight = cast(Int8, node.weight)
+    requant = np.zeros((5, constant.size), np.int32)
+    if weight.output:
+        low, high = weight.limits(cast(Conv2d, case.op).activation)
+        zero = np.full(constant.size, weight.output.zero_point)
+        requant[:] = *weight.multipliers(), zero, np.full_like(zero, low), np.full_like(zero, high)
+    arrays = {"constant": constant, "requant": requant, "unit": weight.unit}
+    return {key: aligned(pad_axis(array, array.ndim - 1, block)) for key, array in arrays.items()}
+
+
+def offset(node: Node) -> Array:
+    """int32 (k,): the rounded bias, less what inputs of x + 128 instead of x - zero_point add to each sum."""
+    weight = cast(Int8, node.weight)
+    added = (weight.input.zero_point + 128) * weight.values.sum(axis=1, dtype=np.int64)
+    return (weight.integer_bias(node.bias) - added).astype(np.int32)
+
+
+def int8_direct(node: Node, case: Case) -> Packed:
+    """values (k, c/g, r, s)"""
+    weight = cast(Int8, node.weight)
+    sizes = integers(1, weight.input.zero_point)
+    return {"weights": aligned(weight.values), "sizes": sizes, **finish(node, case, 1, weight.integer_bias(node.bias))}
+
+
+def int8_blocked(v: int, lanes: int, node: Node, case: Case) -> Packed:
+    """Register tiles as for float32, with four channels side by side in a lane; `lanes` channels in a block of x."""
+    weight, op, (_, _, p, q) = cast(Int8, node.weight), cast(Conv2d, case.op), case.shape
+    flat = op.kernel == (1, 1) and op.stride == (1, 1)
+    most = 4 if (p * q if flat else q) <= (6 if v == 16 else 3) else 2
+    w = weight.values.reshape(op.out_channels, -1, *op.kernel)
+    w = pad_axis(pad_axis(w, 0, v), 1, lanes)
+    k, c, r, s = w.shape
+    fours = w.reshape(k, c // 4, 4, r, s).transpose(0, 2, 1, 3, 4)  # k 4 c/4 r s
+    parts = [tiles(fours[:, i], v, lanes // 4, most) for i in range(4)]
+    sizes = integers(most, weight.input.zero_point)
+    return {"weights": aligned(np.stack(parts, -1)), "sizes": sizes, **finish(node, case, v, offset(node))}
+
+
+def int8_depthwise(v: int, node: Node, case: Case) -> Packed:
+    """(c, 1, r, s) -> [c/v][r][s][v c]"""
+    weight, op = cast(Int8, node.weight), cast(Conv2d, case.op)
+    w = pad_axis(weight.values.reshape(-1, *op.kernel), 0, v)
+    sizes = integers(1, weight.input.zero_point)
+    weights = aligned(w.reshape(-1, v, *op.kernel).transpose(0, 2, 3, 1))
+    return {"weights": weights, "sizes": sizes, **finish(node, case, v, weight.integer_bias(node.bias))}
+
+
+def int8_linear(v: int, node: Node, case: Case) -> Packed:
+    """(k, c) -> [k/v][c/4][v k][4 c]"""
+    weight = cast(Int8, node.weight)
+    w = pad_axis(pad_axis(weight.values, 0, v), 1, 4)
+    weights = aligned(w.reshape(-1, v, w.shape[1] // 4, 4).swapaxes(1, 2))
+    return {"weights": weights, "sizes": integers(1, weight.input.zero_point), **finish(node, case, v, offset(node))}
+
+
+def quantize(v: int, node: Node, case: Case) -> Packed:
+    """scale, zero point"""
+    op = cast(Quantize, case.op)
+    return {"scale": np.array([op.scale]), "zero_point": integers(op.zero_point)}
 
 
 def linear_blocked(v: int, node: Node, case: Case) -> Packed:
