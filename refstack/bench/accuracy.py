@@ -40,8 +40,9 @@ def recorded(trained: Graph, artifact: Artifact) -> Top1:
     else:
         entry = shipped().get("one_shot", {}).get(f"{artifact.model}-{artifact.technique}", {})
         found = entry.get("accuracy", {}) if entry.get("sha256") == artifact.sha256 else {}
-    for name, each in found.items():
-        return Top1(each["correct"], each["n"], f"recorded:{name}")
+    if found:
+        name, largest = max(found.items(), key=lambda each: each[1]["n"])
+        return Top1(largest["correct"], largest["n"], f"recorded:{name}")
     drawn = artifact.facts["weights"] == "drawn"
     return Top1(reason="weights are drawn, not trained" if drawn else UNMEASURED)
 

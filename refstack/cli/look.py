@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refstack.cli.options import Format, Model, Technique, Threads, View, say, show, words
+
+if TYPE_CHECKING:
+    from refstack.kernels import Kernel
+    from refstack.ops import Op
 
 
 def kernels(
@@ -69,7 +73,7 @@ def explain(
                 "layer": step.node.name,
                 "case": step.case.word,
                 "kernel": step.kernel.name,
-                "layouts": " > ".join(step.kernel.layouts),
+                "layouts": " > ".join(_layouts(step.kernel, step.node.op)),
                 "refused": [f"{name.rpartition('.')[2]}: {why}" for name, why in refusals.get(step.node.name, ())],
             }
             for step in made.steps
@@ -80,6 +84,10 @@ def explain(
         f"{len(made.steps)} steps, segments: {len(made.segments)}; arena {made.arena_bytes / 1e6:.2f} MB, "
         f"packed weights {made.weight_bytes / 1e6:.2f} MB"
     )
+
+
+def _layouts(kernel: Kernel, op: Op) -> tuple[str, str]:
+    return (op.source, op.target) if op.name == "reorder" else kernel.layouts  # type: ignore[attr-defined]
 
 
 def verify(
