@@ -62,6 +62,10 @@ static row_fn *const ROWS[2][2][3] = {
     {{row_1_1_BLOCKED, row_2_1_BLOCKED, row_4_1_BLOCKED}, {row_1_2_BLOCKED, row_2_2_BLOCKED, row_4_2_BLOCKED}},
 };
 
+static void offset(uint8_t *restrict to, const uint8_t *restrict x, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = x[i] ^ 128;
+}
+
 /* Image n with x + 128, framed by zero_point + 128. Channels beyond c meet weights of zero, so any byte will do. */
 static void pad(const rs_args *a, int64_t n, int64_t cb, int64_t zero_point) {
     const int64_t blocks = rs_ceil(a->c, cb), hp = a->h + a->pd[0] + a->pd[2], wp = a->w + a->pd[1] + a->pd[3];
@@ -79,12 +83,12 @@ static void pad(const rs_args *a, int64_t n, int64_t cb, int64_t zero_point) {
             memset(inside + a->w * cb, fill, a->pd[3] * cb);
             if (a->x_block > 1) {
                 const uint8_t *x = (const uint8_t *)a->x[0] + ((n * blocks + b) * a->h + h) * a->w * cb;
-                for (int64_t j = 0; j < a->w * cb; j++) inside[j] = x[j] ^ 128;
+                offset(inside, x, a->w * cb);
             } else
                 for (int64_t c = 0; c < cb; c++) {
                     const int64_t from = rs_min(b * cb + c, a->c - 1);
                     const uint8_t *x = (const uint8_t *)a->x[0] + ((n * a->c + from) * a->h + h) * a->w;
-                    for (int64_t j = 0; j < a->w; j++) inside[j * cb + c] = x[j] ^ 128;
+                    for (int64_t j = 0, width = a->w; j < width; j++) inside[j * cb + c] = x[j] ^ 128;
                 }
         }
 }

@@ -23,10 +23,10 @@ RS_INLINE void tile(const rs_args *a, const rs_finish *f, int64_t plane, int64_t
         for (int64_t s = 0; s < a->s; s++) {
             const int64_t from = q * st + s * a->dl[1] - a->pd[1];
             const int8_t *line = x + (h * a->w + from) * RS_V;
-            const rs_ivec tap = __builtin_convertvector(*(const rs_bytes *)(w + (r * a->s + s) * RS_V), rs_ivec);
+            const rs_ivec tap = rs_bytes_at(w + (r * a->s + s) * RS_V);
             RS_UNROLL for (int i = 0; i < PX; i++)
                 if (!CHECK || (from + i * st >= 0 && from + i * st < a->w))
-                    acc[i] += tap * (__builtin_convertvector(*(const rs_bytes *)(line + i * st * RS_V), rs_ivec) - zero);
+                    acc[i] += tap * (rs_bytes_at(line + i * st * RS_V) - zero);
         }
     }
     rs_finish_block(a, f, b * RS_V, acc, PX, ((plane * a->p + p) * a->q + q) * RS_V);

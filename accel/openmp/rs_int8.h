@@ -15,11 +15,17 @@
 
 #include "rs.h"
 
-#ifdef __AVX512VNNI__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
 typedef int8_t rs_bytes __attribute__((vector_size(RS_V), aligned(1), may_alias));
+typedef int16_t rs_shorts __attribute__((vector_size(2 * RS_V)));
+
+/* RS_V bytes as int32. In two steps, since gcc makes vector instructions only of conversions to twice the width. */
+RS_INLINE rs_ivec rs_bytes_at(const int8_t *x) {
+    return __builtin_convertvector(__builtin_convertvector(*(const rs_bytes *)x, rs_shorts), rs_ivec);
+}
 
 /* acc[i] += sum over j < 4 of x[j] * w[4*i + j]: four unsigned bytes, the same for all lanes, times signed ones. */
 RS_INLINE rs_ivec rs_dot4(rs_ivec acc, const uint8_t *x, const int8_t *w) {
@@ -57,14 +63,32 @@ RS_INLINE void rs_finish1(const rs_args *a, const rs_finish *f, int64_t k, int32
     else ((float *)a->y)[at] = rs_activate1((float)acc * f->unit[k], a->activation);
 }
 
-/* Half a vector of sums at a time, in 64 bits. */
-enum { RS_HALF = RS_V / 2 };
-typedef int64_t rs_long __attribute__((vector_size(8 * RS_HALF)));
-typedef int32_t rs_half __attribute__((vector_size(4 * RS_HALF), aligned(4), may_alias));
-typedef int8_t rs_half_bytes __attribute__((vector_size(RS_HALF), aligned(1), may_alias));
+/* The same for a vector of sums. 64-bit lanes are the even and the odd 32-bit lanes, each with its sign drawn out, so
+   nothing crosses lanes on the way there and back. */
+typedef int64_t rs_long __attribute__((vector_size(4 * RS_V)));
 
-RS_INLINE rs_long rs_widen(const int32_t *x) { return __builtin_convertvector(*(const rs_half *)x, rs_long); }
+RS_INLINE rs_long rs_even(rs_ivec x) { return (rs_long)x << 32 >> 32; }
+RS_INLINE rs_long rs_odd(rs_ivec x) { return (rs_long)x >> 32; }
 RS_INLINE rs_long rs_pick(rs_long mask, rs_long yes, rs_long no) { return (mask & yes) | (~mask & no); }
+
+/* x * m of lanes that hold 32-bit values. */
+RS_INLINE rs_long rs_multiply(rs_long x, rs_long m) {
+#if defined(__AVX512F__) && RS_V == 16
+    return (rs_long)_mm512_mul_epi32((__m512i)x, (__m512i)m);
+#else
+    return x * m;
+#endif
+}
+
+typedef struct {
+    rs_long m0, shift, half, zero, low, high;
+} rs_scaling;
+
+RS_INLINE rs_long rs_scale(rs_long acc, const rs_scaling *s) {
+    const rs_long v = ((rs_multiply(acc, s->m0) + s->half) >> s->shift) + s->zero;
+    const rs_long w = rs_pick(v < s->low, s->low, v);
+    return rs_pick(w > s->high, s->high, w);
+}
 
 /* Sums of RS_V neighbouring channels, from k on, of PX neighbouring pixels, to y from `at` on. */
 RS_INLINE void rs_finish_block(const rs_args *a, const rs_finish *f, int64_t k, const rs_ivec *acc, const int PX, int64_t at) {
@@ -75,19 +99,17 @@ RS_INLINE void rs_finish_block(const rs_args *a, const rs_finish *f, int64_t k, 
             rs_store(y + i * RS_V, rs_activate(__builtin_convertvector(acc[i], rs_vec) * unit, a->activation));
         return;
     }
-    int32_t sums[12][RS_V];
-    memcpy(sums, acc, sizeof(int32_t) * RS_V * PX);
-    RS_UNROLL for (int half = 0; half < RS_V; half += RS_HALF) {
-        const int64_t j = k + half;
-        const rs_long m0 = rs_widen(f->m0 + j), shift = rs_widen(f->shift + j), zero = rs_widen(f->zero + j);
-        const rs_long low = rs_widen(f->low + j), high = rs_widen(f->high + j);
-        const rs_long rounding = ((rs_long){0} + 1) << shift >> 1;
-        for (int i = 0; i < PX; i++) {
-            rs_long v = ((rs_widen(sums[i] + half) * m0 + rounding) >> shift) + zero;
-            v = rs_pick(v < low, low, v);
-            v = rs_pick(v > high, high, v);
-            *(rs_half_bytes *)((int8_t *)a->y + at + i * RS_V + half) = __builtin_convertvector(v, rs_half_bytes);
-        }
+#define RS_LANES(WHICH, FIELD) WHICH(*(const rs_ivec_any *)(f->FIELD + k))
+#define RS_SCALING(WHICH)                                                                                 \
+    {.m0 = RS_LANES(WHICH, m0), .shift = RS_LANES(WHICH, shift), .zero = RS_LANES(WHICH, zero),            \
+     .low = RS_LANES(WHICH, low), .high = RS_LANES(WHICH, high)}
+    rs_scaling even = RS_SCALING(rs_even), odd = RS_SCALING(rs_odd);
+    even.half = ((rs_long){0} + 1) << even.shift >> 1, odd.half = ((rs_long){0} + 1) << odd.shift >> 1;
+    int8_t *y = (int8_t *)a->y + at;
+    RS_UNROLL for (int i = 0; i < PX; i++) {
+        const rs_long lower = rs_scale(rs_even(acc[i]), &even), upper = rs_scale(rs_odd(acc[i]), &odd) << 32;
+        const rs_ivec v = (rs_ivec)((lower & 0xffffffff) | upper);
+        *(rs_bytes *)(y + i * RS_V) = __builtin_convertvector(__builtin_convertvector(v, rs_shorts), rs_bytes);
     }
 }
 
