@@ -30,11 +30,12 @@ from refstack.errors import FormatError, RefstackError, ResourceError, UsageErro
 from refstack.formats import FORMATS, Array, Dense, Int8, Quant, Weight
 from refstack.formats.base import require_finite
 from refstack.graph import INPUT, Graph, Node
-from refstack.ops import OPS, BatchNorm, Concat, Flatten, MaxPool2d, Quantize
+from refstack.ops import OPS, BatchNorm, Concat, Flatten, MaxPool2d, Quantize, Window
 
 VERSION = 1
 VECTORS = ("bias", "mean", "var")
 MAX_NODES = 10_000
+MAX_WINDOW = 4096
 LARGEST = 2**31 - 1
 """Kernels index with int32: the bound of every integer, of every activation of one image, of every weight matrix."""
 
@@ -184,6 +185,8 @@ def _node(entry: Any, tensors: Mapping[str, Array], where: str) -> Node:
         raise FormatError(f"{where}: inputs must be a list of node names")
     inputs = tuple(_name(each, where) for each in entry["inputs"])
     op = _dataclass(OPS[entry["op"]], entry["attributes"], where)
+    if isinstance(op, Window) and max(*op.kernel, *op.stride, *op.padding, *op.dilation) > MAX_WINDOW:
+        raise FormatError(f"{where}: kernel, stride, padding and dilation may be {MAX_WINDOW} at most, got {op}")
     weight = _weight(name, entry["weight"], tensors, op) if extra else None
     vectors = {vector: tensors.get(f"{name}.{vector}") for vector in VECTORS}
     return Node(name, op, inputs, weight, **vectors)

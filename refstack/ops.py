@@ -82,12 +82,12 @@ class Window(Op):
         for size, count, window, st, dl, pd in zip(
             (h, w), places, self.kernel, self.stride, self.dilation, self.padding[:2], strict=True
         ):
-            for start in range(-pd, count * st - pd, st):
-                if not any(0 <= start + tap * dl < size for tap in range(window)):
-                    r, s = self.kernel
-                    raise ShapeError(
-                        f"{self.name}: padding {self.padding} leaves windows of {r}x{s} with no pixel at all"
-                    )
+            last = (count - 1) * st - pd
+            # a window that starts before the image needs its first tap at or after pixel 0 to exist and to lie inside
+            taps = ((start, -(start // dl)) for start in range(-pd, min(0, last + 1), st))
+            if last >= size or any(tap >= window or start + tap * dl >= size for start, tap in taps):
+                r, s = self.kernel
+                raise ShapeError(f"{self.name}: padding {self.padding} leaves windows of {r}x{s} with no pixel at all")
         return places
 
 

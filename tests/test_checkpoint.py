@@ -413,6 +413,7 @@ STRUCTURES: dict[str, tuple[Change, str]] = {
     "kernel 0": (attribute("a", kernel=[0, 3]), "kernel is .* at least 1"),
     "padding -1": (attribute("a", padding=[-1, 0, 0, 0]), "padding is .* at least 0"),
     "padding huge": (attribute("mean", padding=[BIG] * 4), "padding: got 2147483648, wanted int"),
+    "padding large": (attribute("mean", padding=[10**6] * 4, kernel=[10**6] * 2), "dilation may be 4096 at m"),
     "three strides": (attribute("a", stride=[1, 1, 1]), "node 'a': stride: got .1, 1, 1., wanted tuple"),
     "stride float": (attribute("a", stride=[1.0, 1]), "node 'a': stride: got 1.0, wanted int"),
     "stride bool": (attribute("a", stride=[True, 1]), "node 'a': stride: got True, wanted int"),
