@@ -29,14 +29,14 @@ def needs_backend(name: str) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_kernel(row: Kernel) -> None:
-    """Inside the bound or bitwise, on hostile buffers, with 1, 2 and 3 threads (harness.examine)."""
+    """Inside the bound or bitwise, on hostile buffers, the same bits with 2 or 3 threads (harness.examine)."""
     needs_backend(row.backend)
     assert families(row), f"{row.name}: no drawn case is accepted, so it was never run"
     ran: list[int] = []
 
     @given(problems(row))
     def check(problem: Problem) -> None:
-        outcome = examine(row, problem)
+        outcome = examine(row, problem, threads=(1, 2 + problem.seed % 2))
         assert not outcome.problem, f"{row.name} on {problem}: {outcome.problem}"
         ran.append(outcome.compared)
 
@@ -47,9 +47,9 @@ def test_kernel(row: Kernel) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_kernel_with_every_fill(row: Kernel) -> None:
-    """Each fill twice, without leaving it to chance."""
+    """Each fill once with 1, 2 and 3 threads, without leaving it to chance."""
     needs_backend(row.backend)
-    drawn = seeded(row, 2 * len(fills(row.op, row.format)), seed=1)
+    drawn = seeded(row, len(fills(row.op, row.format)), seed=1)
     assert {problem.fill for problem in drawn} == set(fills(row.op, row.format))
     for problem in drawn:
         outcome = examine(row, problem)

@@ -49,7 +49,7 @@ REAL: dict[str, Draw] = {
     "lognormal": lambda rng, shape: rng.choice((-1.0, 1.0), shape) * rng.lognormal(0, 3, shape),
     "powers": _powers,
     "cancelling": _cancelling,
-    "constant": lambda rng, shape: np.full(shape, 0.1),
+    "constant": lambda rng, shape: np.full(shape, rng.uniform(0.1, 1)),
 }
 
 WEIGHTED = (ops.Conv2d, ops.Linear)
