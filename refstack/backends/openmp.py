@@ -163,6 +163,13 @@ def offsets_fit(case: Case) -> str | None:
     return None if numbers < 2**31 else f"the planes hold {numbers} numbers, this kernel counts them in int32"
 
 
+def density_at_most(most: float) -> Need:
+    def need(case: Case) -> str | None:
+        return None if case.density <= most else f"density is {case.density:.2f}, this kernel is for at most {most}"
+
+    return need
+
+
 def vector_registers(v: int) -> Need:
     """A whole 4x4 map needs 16 accumulators beside the weights."""
     return lambda case: None if v == 16 else "this kernel needs 32 vector registers (AVX-512)"
@@ -267,10 +274,33 @@ def _convolutions(v: int) -> tuple[Kernel, ...]:
             "conv2d.dense.depthwise", "rs_conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
             needs=(depthwise,), layouts=(lanes, lanes), pack=partial(packing.depthwise, v), blocks=(v, 2, 8),
         ),
+        _row("conv2d.dense.direct", "rs_conv2d_dense_direct", "the plain loop", pack=packing.direct),
         _row(
             "conv2d.csr.planar", "rs_conv2d_csr_planar", "a broadcast and a few vectors of pixels for each stored weight",
             needs=(one_group, offsets_fit), pack=partial(packing.csr_planar, v), scratch=partial(planes, v), blocks=(v, 2, 4, 8),
         ),
+        _row("conv2d.csr.direct", "rs_conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),
+        _row(
+            "conv2d.ternary.map", "rs_conv2d_ternary_map", "a whole map of 4x4 or 2x2 in registers, 2-bit codes",
+            needs=(one_group, small_map, vector_registers(v)), layouts=(lanes, lanes),
+            pack=partial(packing.ternary_map, v), blocks=(v, 2 * v, 4 * v),
+        ),
+        _row(
+            "conv2d.ternary.planar", "rs_conv2d_ternary_planar", "two lists of taps, no multiplications",
+            needs=(one_group, offsets_fit, density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
+            scratch=partial(planes, v), blocks=(v, 2, 4, 8),
+        ),
+        _row(
+            "conv2d.ternary.stem", "rs_conv2d_ternary_blocked", "dense register tiles from 2-bit codes; few channels in",
+            needs=(one_group, stride_at_most(2), channels_below(v)), layouts=("nchw", lanes),
+            pack=partial(packing.ternary_blocked, v, 1), scratch=partial(padded_image, 1), blocks=(v, 4, 6, 8, 12),
+        ),
+        _row(
+            "conv2d.ternary.blocked", "rs_conv2d_ternary_blocked", "dense register tiles from 2-bit codes",
+            needs=(one_group, stride_at_most(2)), layouts=(lanes, lanes),
+            pack=partial(packing.ternary_blocked, v, v), scratch=partial(padded_image, v), blocks=(v, 4, 6, 8, 12),
+        ),
+        _row("conv2d.ternary.direct", "rs_conv2d_csr_direct", "the plain sparse loop", pack=packing.csr_direct),
         _row(
             "conv2d.int8.stem", "rs_conv2d_int8_blocked", "register tiles of dot products; few channels in, blocked out",
             needs=(one_group, stride_at_most(2), channels_below(v)), layouts=("nchw", lanes),
@@ -286,7 +316,6 @@ def _convolutions(v: int) -> tuple[Kernel, ...]:
             needs=(depthwise,), layouts=(lanes, lanes), pack=partial(packing.int8_depthwise, v), blocks=(v, 4),
         ),
         _row("conv2d.int8.direct", "rs_conv2d_int8_direct", "the plain loop", pack=packing.int8_direct),
-        _row("conv2d.dense.direct", "rs_conv2d_dense_direct", "the plain loop", pack=packing.direct),
     )  # fmt: skip
 
 
@@ -295,6 +324,11 @@ def _linears(v: int) -> tuple[Kernel, ...]:
         _row(
             "linear.dense.blocked", "rs_linear_dense_blocked", "a vector of features at a time, weights read once",
             pack=partial(packing.linear_blocked, v), blocks=(v, 4),
+        ),
+        _row("linear.csr.direct", "rs_linear_csr_direct", "a stored weight at a time", pack=packing.csr_linear, blocks=(4,)),
+        _row(
+            "linear.ternary.blocked", "rs_linear_ternary_blocked", "a vector of features from each word of 2-bit codes",
+            pack=partial(packing.ternary_linear, v), blocks=(v, 4),
         ),
         _row(
             "linear.int8.blocked", "rs_linear_int8_blocked", "dot products of four bytes, a vector of features at a time",

@@ -10,7 +10,8 @@ from typing import cast
 
 import numpy as np
 
-from refstack.formats import Array, Csr, Int8
+from refstack.formats import Array, Csr, Int8, Ternary, Weight
+from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.memory import ALIGNMENT
@@ -75,13 +76,18 @@ def tiles(w: Array, v: int, v_in: int, most: int) -> Array:
     return np.concatenate(parts)
 
 
-def blocked(v: int, v_in: int, node: Node, case: Case) -> Packed:
-    """Register tiles of 4 blocks of channels where rows are short, of 2 where they are long."""
-    op, (_, k, p, q) = cast(Conv2d, case.op), case.shape
+def blocks_at_once(v: int, case: Case) -> int:
+    """How many blocks of output channels a register tile spans: 4 where rows are short, 2 where they are long."""
+    op, (_, _, p, q) = cast(Conv2d, case.op), case.shape
     flat = op.kernel == (1, 1) and op.stride == (1, 1)
-    most = 4 if (p * q if flat else q) <= (6 if v == 16 else 3) else 2
+    return 4 if (p * q if flat else q) <= (6 if v == 16 else 3) else 2
+
+
+def blocked(v: int, v_in: int, node: Node, case: Case) -> Packed:
+    """Register tiles of rs_blocked.h."""
+    most = blocks_at_once(v, case)
     w = tiles(filters(node, case), v, v_in, most)
-    return {"bias": bias(node, k, v), "weights": aligned(w), "tile": integers(most)}
+    return {"bias": bias(node, case.shape[1], v), "weights": aligned(w), "tile": integers(most)}
 
 
 def small_map(v: int, node: Node, case: Case) -> Packed:
@@ -133,25 +139,103 @@ L1_BYTES = 30 * 1024  # of 32 KiB, the usual size
 LEAST_RUN = 12  # stored weights of a filter in one block of channels, on average: fewer do not pay for its sums' way
 
 
+def block_of_channels(v: int, case: Case, nnz: int) -> int:
+    """Channels whose planes fit the first cache, unless filters would find too few stored weights in them."""
+    (_, c, _, _), (_, k, p, q) = case.inputs[0], case.shape
+    fit = L1_BYTES // Planes.of(case).touched(min(8, -(-p * q // v)), v)
+    return max(1, fit, LEAST_RUN * k * c // max(1, nnz))
+
+
+def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Packed, Array]:
+    """Entries of a sparse matrix by block of channels, then row: their ends and offsets, and the order itself."""
+    (_, c, _, _), (_, k, _, _), op = case.inputs[0], case.shape, cast(Conv2d, case.op)
+    size = block_of_channels(v, case, columns.size)
+    blocks = -(-c // size)
+    run = columns // (op.kernel[0] * op.kernel[1]) // size * k + rows
+    order = np.argsort(run, kind="stable")
+    ends = np.searchsorted(run[order], np.arange(blocks * k + 1)).astype(np.int32)
+    offsets = Planes.of(case).offsets(columns)[order].astype(np.int32)
+    return {"ends": aligned(ends), "offsets": aligned(offsets), "blocks": integers(blocks)}, order
+
+
 def csr_planar(v: int, node: Node, case: Case) -> Packed:
-    """The stored weights ordered by block of channels, then filter; offsets instead of columns."""
-    op, weight, planes = cast(Conv2d, case.op), cast(Csr, node.weight), Planes.of(case)
-    c, taps = case.inputs[0][1], op.kernel[0] * op.kernel[1]
+    """The stored weights by block of channels, then filter; offsets instead of columns."""
+    weight = cast(Csr, node.weight)
     rows = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr))
-    vectors = min(8, -(-case.shape[2] * case.shape[3] // v))
-    fit = L1_BYTES // planes.touched(vectors, v)
-    least = int(LEAST_RUN * weight.shape[0] * c / max(1, weight.nnz))
-    block = weight.indices // taps // max(1, fit, least)
-    blocks = max(1, -(-c // max(1, fit, least)))
-    order = np.lexsort((rows, block))
-    ends = np.searchsorted((block * len(weight.indptr[1:]) + rows)[order], np.arange(blocks * weight.shape[0] + 1))
+    sparse, order = sort_by_block(v, case, rows, weight.indices)
+    values = aligned(weight.values[order])
     return {
-        "bias": bias(node, case.shape[1]),
-        "ends": aligned(ends.astype(np.int32)),
-        "offsets": aligned(planes.offsets(weight.indices)[order].astype(np.int32)),
-        "values": aligned(weight.values[order]),
-        "blocks": integers(blocks),
-    }
+        "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"], "values": values,
+        "blocks": sparse["blocks"],
+    }  # fmt: skip
+
+
+def ternary_planar(v: int, node: Node, case: Case) -> Packed:
+    """The offsets of each filter's positive taps, then of its negative ones, by block of channels."""
+    weight = cast(Ternary, node.weight)
+    signs = weight.signs()
+    negative, rows, columns = np.nonzero(np.stack(signs))  # positive ones first, and the sort below is stable
+    sparse, order = sort_by_block(v, case, rows, columns)
+    before = np.concatenate([[0], np.cumsum(negative[order] == 0)])
+    starts, stops = sparse["ends"][:-1], sparse["ends"][1:]
+    middles = starts + before[stops] - before[starts]
+    return {
+        "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"],
+        "middles": aligned(middles.astype(np.int32)), "blocks": sparse["blocks"], "scales": aligned(weight.scales),
+    }  # fmt: skip
+
+
+def csr_direct(node: Node, case: Case) -> Packed:
+    """indptr, columns as (c, r, s), values; of any format's non-zeros"""
+    weight = node.weight if isinstance(node.weight, Csr) else Csr.encode(cast(Weight, node.weight).decode())
+    op = cast(Conv2d, case.op)
+    taps = np.stack(np.unravel_index(weight.indices, (case.inputs[0][1] // op.groups, *op.kernel)), 1)
+    arrays = {"indptr": weight.indptr, "taps": taps.astype(np.int32), "values": weight.values}
+    return {"bias": bias(node, case.shape[1]), **{key: aligned(array) for key, array in arrays.items()}}
+
+
+def csr_linear(node: Node, case: Case) -> Packed:
+    """The encoding itself."""
+    weight = cast(Csr, node.weight)
+    arrays = {"indptr": weight.indptr, "columns": weight.indices, "values": weight.values}
+    return {"bias": bias(node, case.shape[1]), **{key: aligned(array) for key, array in arrays.items()}}
+
+
+def words(v: int, codes: Array) -> Array:
+    """Two bits for each of v codes that follow each other: one word of 2*v bits (rs_ternary.h)."""
+    dtype = {4: np.uint8, 8: np.uint16, 16: np.uint32}[v]
+    return np.bitwise_or.reduce(codes.reshape(-1, v).astype(dtype) << np.arange(0, 2 * v, 2, dtype=dtype), axis=1)
+
+
+def table(v: int, weight: Ternary) -> Array:
+    """float32 (v,): 0, +positive, -negative, 0, and again"""
+    return aligned(np.tile(np.array([0, weight.scales[0], -weight.scales[1], 0], np.float32), v // 4))
+
+
+def ternary_tiles(v: int, v_in: int, most: int, node: Node, case: Case) -> Packed:
+    """As for dense weights, codes instead of numbers."""
+    weight, op = cast(Ternary, node.weight), cast(Conv2d, case.op)
+    codes = unpack(weight.codes, weight.cols).reshape(op.out_channels, -1, *op.kernel)
+    coded = aligned(words(v, tiles(codes, v, v_in, most)))
+    return {"bias": bias(node, case.shape[1], v), "codes": coded, "tile": integers(most), "table": table(v, weight)}
+
+
+def ternary_blocked(v: int, v_in: int, node: Node, case: Case) -> Packed:
+    """Register tiles of rs_blocked.h."""
+    return ternary_tiles(v, v_in, blocks_at_once(v, case), node, case)
+
+
+def ternary_map(v: int, node: Node, case: Case) -> Packed:
+    """Whole maps of rs_map.h."""
+    return ternary_tiles(v, v, 1 if case.shape[2] == 4 else 4, node, case)
+
+
+def ternary_linear(v: int, node: Node, case: Case) -> Packed:
+    """(k, c) -> [k/v][c] words"""
+    weight = cast(Ternary, node.weight)
+    codes = pad_axis(unpack(weight.codes, weight.cols), 0, v)
+    coded = aligned(words(v, codes.reshape(-1, v, weight.cols).swapaxes(1, 2)))
+    return {"bias": bias(node, case.shape[1], v), "codes": coded, "table": table(v, weight)}
 
 
 def finish(node: Node, case: Case, block: int, constant: Array) -> Packed:
@@ -182,9 +266,7 @@ def int8_direct(node: Node, case: Case) -> Packed:
 
 def int8_blocked(v: int, lanes: int, node: Node, case: Case) -> Packed:
     """Register tiles as for float32, with four channels side by side in a lane; `lanes` channels in a block of x."""
-    weight, op, (_, _, p, q) = cast(Int8, node.weight), cast(Conv2d, case.op), case.shape
-    flat = op.kernel == (1, 1) and op.stride == (1, 1)
-    most = 4 if (p * q if flat else q) <= (6 if v == 16 else 3) else 2
+    weight, op, most = cast(Int8, node.weight), cast(Conv2d, case.op), blocks_at_once(v, case)
     w = weight.values.reshape(op.out_channels, -1, *op.kernel)
     w = pad_axis(pad_axis(w, 0, v), 1, lanes)
     k, c, r, s = w.shape

@@ -1,0 +1,69 @@
+/* The loops around a sparse filter: channels in blocks, tiles of pixels, chunks of filters.
+
+   Channels come in blocks whose planes (rs_planes.h) fit the first cache: all filters of a chunk use a block before the
+   next one is touched, and their unfinished sums wait in y.
+
+       pack[0]   ends int32 (blocks*k + 1,): the stored weights of filter k in channel block b are those from
+                 ends[b*k + k] to ends[b*k + k + 1]
+       pack[3]   int64 {blocks}
+       Threads   (tile of pixels, chunk of filters) in that order */
+#ifndef RS_PLANAR_H
+#define RS_PLANAR_H
+
+#include "rs_planes.h"
+
+enum { RS_TILE = 8 };
+
+/* One tile of one filter in one block of channels. The first block starts from the bias, the last one activates. */
+typedef struct {
+    const rs_args *a;
+    const float *planes;
+    float *y;
+    int64_t pixels, k, entry; /* entry: where ends has this filter in this block */
+    int first, last;
+} rs_job;
+
+typedef void rs_filter(const rs_job *, int64_t pixel);
+
+/* What was summed so far in vector i of T, and where it goes. */
+RS_INLINE int64_t rs_in_vector(const rs_job *t, int64_t pixel, int i) { return rs_min(RS_V, t->pixels - pixel - i * RS_V); }
+RS_INLINE rs_vec rs_begin(const rs_job *t, int64_t pixel, int i, const int T) {
+    if (t->first) return rs_all(t->a->bias[t->k]);
+    return rs_load_some(t->y + pixel + i * RS_V, i < T - 1 ? RS_V : rs_in_vector(t, pixel, i));
+}
+RS_INLINE void rs_end(const rs_job *t, int64_t pixel, int i, const int T, rs_vec sum) {
+    if (t->last) sum = rs_activate(sum, t->a->activation);
+    rs_store_some(t->y + pixel + i * RS_V, sum, i < T - 1 ? RS_V : rs_in_vector(t, pixel, i));
+}
+
+/* The whole layer, by functions for 8, 4, 2 and 1 vectors of pixels. */
+RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs_filter *two, rs_filter *one) {
+    const int64_t blocks = *(const int64_t *)a->pack[3], pixels = a->p * a->q, vectors = rs_ceil(pixels, RS_V);
+    const int64_t tiles = rs_ceil(vectors, RS_TILE);
+    /* enough pieces of work for the threads, yet long runs of filters for each block of channels */
+    const int64_t size = rs_max(16, rs_ceil(a->k, rs_ceil(16, tiles))), chunks = rs_ceil(a->k, size);
+    for (int64_t n = 0; n < a->n; n++) {
+        const float *planes = rs_make_planes(a, n);
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t tile = 0; tile < tiles; tile++)
+            for (int64_t chunk = 0; chunk < chunks; chunk++) {
+                const int64_t left = rs_min(RS_TILE, vectors - tile * RS_TILE);
+                rs_job t = {.a = a, .planes = planes, .pixels = pixels};
+                for (int64_t block = 0; block < blocks; block++) {
+                    t.first = block == 0, t.last = block == blocks - 1;
+                    for (t.k = chunk * size; t.k < rs_min(a->k, (chunk + 1) * size); t.k++) {
+                        t.entry = block * a->k + t.k, t.y = (float *)a->y + (n * a->k + t.k) * pixels;
+                        int64_t pixel = tile * RS_TILE * RS_V;
+                        if (left == RS_TILE) eight(&t, pixel);
+                        else {
+                            if (left & 4) four(&t, pixel), pixel += 4 * RS_V;
+                            if (left & 2) two(&t, pixel), pixel += 2 * RS_V;
+                            if (left & 1) one(&t, pixel);
+                        }
+                    }
+                }
+            }
+    }
+}
+
+#endif
