@@ -314,11 +314,6 @@ def batchnorm(v: int, node: Node, case: Case) -> Packed:
     return {"bias": bias(node, a.size, v), **{key: aligned(pad_axis(x, 0, v)) for key, x in padded.items()}}
 
 
-def nothing(v: int, node: Node, case: Case) -> Packed:
-    """For layers without weights."""
-    return {}
-
-
 def avgpool(v: int, node: Node, case: Case) -> Packed:
     """{count_include_pad}"""
     return {"include_pad": integers(int(cast(AvgPool2d, case.op).count_include_pad))}

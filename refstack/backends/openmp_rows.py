@@ -1,0 +1,261 @@
+"""The OpenMP rows: which C kernel computes what, what it needs, and how much working memory it takes.
+
+V is the number of float32 in a vector of this build (16 with AVX-512), and nchw<V>c the blocked layout that most
+kernels prefer: V channels of one pixel side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from refstack.backends import packing
+from refstack.kernels import Case, Kernel, Need, Reorder
+from refstack.ops import Conv2d
+
+# What kernels need: None, or the reason why not in plain words.
+
+
+def one_group(case: Case) -> str | None:
+    groups = cast(Conv2d, case.op).groups
+    return None if groups == 1 else f"groups is {groups}, this kernel needs 1"
+
+
+def depthwise(case: Case) -> str | None:
+    op, c = cast(Conv2d, case.op), case.inputs[0][1]
+    if op.groups == c == op.out_channels:
+        return None
+    return f"groups is {op.groups} with c={c} and k={op.out_channels}, this kernel needs them equal (depthwise)"
+
+
+def stride_at_most(most: int) -> Need:
+    def need(case: Case) -> str | None:
+        stride = max(cast(Conv2d, case.op).stride)
+        return None if stride <= most else f"stride is {stride}, this kernel needs at most {most}"
+
+    return need
+
+
+def small_map(case: Case) -> str | None:
+    op, (_, _, h, w), (_, _, p, q) = cast(Conv2d, case.op), case.inputs[0], case.shape
+    if op.kernel != (3, 3) or op.padding != (1, 1, 1, 1) or op.dilation != (1, 1):
+        return f"kernel {op.kernel}, padding {op.padding}, dilation {op.dilation}; this kernel needs 3x3, 1 and 1"
+    if op.stride not in ((1, 1), (2, 2)) or p != q or p not in (2, 4) or (h, w) != (p * op.stride[0], p * op.stride[0]):
+        return f"output is {p}x{q} at stride {op.stride}, this kernel needs 2x2 or 4x4 at stride 1 or 2"
+    return None
+
+
+def offsets_fit(case: Case) -> str | None:
+    numbers = planes(1, case) // 4
+    return None if numbers < 2**31 else f"the planes hold {numbers} numbers, this kernel counts them in int32"
+
+
+def density_at_most(most: float) -> Need:
+    def need(case: Case) -> str | None:
+        return None if case.density <= most else f"density is {case.density:.2f}, this kernel is for at most {most}"
+
+    return need
+
+
+def channels_below(limit: int) -> Need:
+    def need(case: Case) -> str | None:
+        c = case.inputs[0][1]
+        return None if c < limit else f"c is {c}, this kernel is for fewer than {limit} channels"
+
+    return need
+
+
+def image(case: Case) -> str | None:
+    axes = len(case.inputs[0])
+    return None if axes == 4 else f"input has {axes} axes, a blocked layout needs 4"
+
+
+def whole_blocks(v: int) -> Need:
+    """All inputs but the last must fill their blocks, or lanes of zeros would end up between channels."""
+
+    def need(case: Case) -> str | None:
+        for i, shape in enumerate(case.inputs[:-1]):
+            if shape[1] % v:
+                return f"input {i} has {shape[1]} channels, this kernel needs a multiple of {v}"
+        return None
+
+    return need
+
+
+def between(*layouts: str) -> Need:
+    def need(case: Case) -> str | None:
+        op = cast(Reorder, case.op)
+        if op.source != op.target and "nchw" in (op.source, op.target) and {op.source, op.target} <= set(layouts):
+            return None
+        return f"layouts are {op.source} and {op.target}, this kernel goes between {' and '.join(layouts)}"
+
+    return need
+
+
+# Working memory.
+
+
+def padded_image(v_in: int, case: Case) -> int:
+    """One image whose rows are padded left and right."""
+    op, (_, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
+    _, left, _, right = op.padding
+    return 4 * -(-c // v_in) * v_in * h * (left + w + right) if left or right else 0
+
+
+def framed_image(lanes: int, case: Case) -> int:
+    """One int8 image, padded on all sides."""
+    op, (_, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
+    top, left, bottom, right = op.padding
+    return -(-c // lanes) * lanes * (top + h + bottom) * (left + w + right)
+
+
+def offset_vectors(case: Case) -> int:
+    """The inputs of an int8 linear layer, each rounded up to four bytes."""
+    n, c = case.inputs[0]
+    return n * -(-c // 4) * 4
+
+
+def planes(v: int, case: Case) -> int:
+    """One image as rs_planes.h lays it out, and a vector that may be read behind it."""
+    op, (_, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
+    if op.kernel == op.stride == (1, 1) and not any(op.padding) and h * w % v == 0:
+        return 0
+    return 4 * (c * packing.Planes.of(case).channel + v)
+
+
+def rows(backend: str, v: int) -> tuple[Kernel, ...]:
+    """Best first for every op and format, for vectors of v floats."""
+    listed = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v), *_pointwise(v), *_movement(v))
+    return tuple(replace(row, backend=backend) for row in listed)
+
+
+def _row(name: str, run: str, summary: str, **fields: Any) -> Kernel:
+    """A row that reads and writes nchw unless `layouts` says otherwise; its name is op.format.variant."""
+    op, format, variant = name.split(".")
+    return Kernel(op, format, "", variant, f"rs_{run}", summary=summary, **fields)
+
+
+def _tiles(v: int) -> dict[str, Any]:
+    """What all rows on register tiles share: blocked channels in and out."""
+    lanes = f"nchw{v}c"
+    return {"needs": (one_group, stride_at_most(2)), "layouts": (lanes, lanes), "blocks": (v, 4, 6, 8, 12)}
+
+
+def _stem(v: int) -> dict[str, Any]:
+    """The first layer: few plain channels in, blocked channels out."""
+    needs = (one_group, stride_at_most(2), channels_below(v))
+    return {"needs": needs, "layouts": ("nchw", f"nchw{v}c"), "blocks": (v, 4, 6, 8, 12)}
+
+
+def _map(v: int) -> dict[str, Any]:
+    return {**_tiles(v), "needs": (one_group, small_map), "blocks": (v, 2 * v, 4 * v)}
+
+
+def _depthwise(v: int) -> dict[str, Any]:
+    return {**_tiles(v), "needs": (depthwise,), "blocks": (v, 2, 4, 8)}
+
+
+def _dense(v: int) -> tuple[Kernel, ...]:
+    return (
+        _row("conv2d.dense.stem", "conv2d_dense_blocked", "register tiles; few plain channels in, blocked ones out",
+             pack=partial(packing.blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
+        *wide(v, _row("conv2d.dense.map", "conv2d_dense_map", "a whole 4x4 or 2x2 map in registers, nothing on padding",
+                      pack=partial(packing.small_map, v), **_map(v))),
+        _row("conv2d.dense.blocked", "conv2d_dense_blocked", "register tiles of 2 or 4 blocks x up to 12 pixels",
+             pack=partial(packing.blocked, v, v), scratch=partial(padded_image, v), **_tiles(v)),
+        _row("conv2d.dense.depthwise", "conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
+             pack=partial(packing.depthwise, v), **_depthwise(v)),
+        _row("conv2d.dense.direct", "conv2d_dense_direct", "the plain loop", pack=packing.direct),
+    )  # fmt: skip
+
+
+def wide(v: int, row: Kernel) -> tuple[Kernel, ...]:
+    """No row without AVX-512: a 4x4 map needs 16 accumulators beside its weights."""
+    return (row,) if v == 16 else ()
+
+
+def _csr(v: int) -> tuple[Kernel, ...]:
+    return (
+        _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
+             needs=(one_group, offsets_fit), pack=partial(packing.csr_planar, v), scratch=partial(planes, v),
+             blocks=(v, 2, 4, 8)),
+        _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),
+    )  # fmt: skip
+
+
+def _ternary(v: int) -> tuple[Kernel, ...]:
+    return (
+        *wide(v, _row("conv2d.ternary.map", "conv2d_ternary_map", "a whole 4x4 or 2x2 map in registers, 2-bit codes",
+                      pack=partial(packing.ternary_map, v), **_map(v))),
+        _row("conv2d.ternary.planar", "conv2d_ternary_planar", "two lists of taps, no multiplications",
+             needs=(one_group, offsets_fit, density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
+             scratch=partial(planes, v), blocks=(v, 2, 4, 8)),
+        _row("conv2d.ternary.stem", "conv2d_ternary_blocked", "register tiles from 2-bit codes; few plain channels in",
+             pack=partial(packing.ternary_blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
+        _row("conv2d.ternary.blocked", "conv2d_ternary_blocked", "register tiles from 2-bit codes",
+             pack=partial(packing.ternary_blocked, v, v), scratch=partial(padded_image, v), **_tiles(v)),
+        _row("conv2d.ternary.direct", "conv2d_csr_direct", "the plain sparse loop", pack=packing.csr_direct),
+    )  # fmt: skip
+
+
+def _int8(v: int) -> tuple[Kernel, ...]:
+    return (
+        _row("conv2d.int8.stem", "conv2d_int8_blocked", "tiles of four-byte dot products; few plain channels in",
+             pack=partial(packing.int8_blocked, v, 4), scratch=partial(framed_image, 4), **_stem(v)),
+        _row("conv2d.int8.blocked", "conv2d_int8_blocked", "tiles of four-byte dot products",
+             pack=partial(packing.int8_blocked, v, v), scratch=partial(framed_image, v), **_tiles(v)),
+        _row("conv2d.int8.depthwise", "conv2d_int8_depthwise", "vectors of channels, 4 pixels in registers",
+             pack=partial(packing.int8_depthwise, v), **_depthwise(v)),
+        _row("conv2d.int8.direct", "conv2d_int8_direct", "the plain loop", pack=packing.int8_direct),
+    )  # fmt: skip
+
+
+def _linear(v: int) -> tuple[Kernel, ...]:
+    return (
+        _row("linear.dense.blocked", "linear_dense_blocked", "a vector of features at a time, weights read once",
+             pack=partial(packing.linear_blocked, v), blocks=(v, 4)),
+        _row("linear.csr.direct", "linear_csr_direct", "a stored weight at a time",
+             pack=packing.csr_linear, blocks=(4,)),
+        _row("linear.ternary.blocked", "linear_ternary_blocked", "a vector of features from each word of codes",
+             pack=partial(packing.ternary_linear, v), blocks=(v, 4)),
+        _row("linear.int8.blocked", "linear_int8_blocked", "four-byte dot products, a vector of features at a time",
+             pack=partial(packing.int8_linear, v), scratch=offset_vectors, blocks=(v, 4, 16)),
+    )  # fmt: skip
+
+
+def _both(v: int, name: str, run: str, summary: str, pack: Callable[..., packing.Packed] | None = None,
+          needs: tuple[Need, ...] = (), **fields: Any) -> tuple[Kernel, Kernel]:  # fmt: skip
+    """The same function for blocked channels and for nchw."""
+    lanes = f"nchw{v}c"
+    packs = [{} if pack is None else {"pack": partial(pack, block)} for block in (v, 1)]
+    return (
+        _row(f"{name}.blocked", run, f"{summary}; blocked channels", needs=(image, *needs), layouts=(lanes, lanes),
+             blocks=(v,), **packs[0], **fields),
+        _row(f"{name}.planar", run, f"{summary}; plane by plane", **packs[1], **fields),
+    )  # fmt: skip
+
+
+def _pointwise(v: int) -> tuple[Kernel, ...]:
+    return (
+        *_both(v, "maxpool.float32", "maxpool_float32", "largest of each window"),
+        *_both(v, "maxpool.int8", "maxpool_int8", "largest of each window"),
+        *_both(v, "avgpool.float32", "avgpool_float32", "mean of each window", packing.avgpool, exact=False),
+        *_both(v, "globalavgpool.float32", "globalavgpool_float32", "mean of each plane", exact=False),
+        *_both(v, "relu.float32", "relu_float32", "one pass"),
+        *_both(v, "add.float32", "add_float32", "one pass"),
+        *_both(v, "quantize.float32", "quantize_float32", "one pass, NaN gives -128", packing.quantize),
+        *_both(v, "batchnorm.dense", "batchnorm_dense", "one pass", packing.batchnorm, exact=False),
+        _row("softmax.float32.planar", "softmax_float32", "shifted by the largest", exact=False),
+    )
+
+
+def _movement(v: int) -> tuple[Kernel, ...]:
+    rows: list[Kernel] = []
+    for dtype, itemsize in (("float32", 4), ("int8", 1)):
+        pack, across = partial(packing.concat, itemsize), (between("nchw", f"nchw{v}c"),)
+        rows += _both(v, f"concat.{dtype}", "concat", "one copy an input", pack, needs=(whole_blocks(v),))
+        rows.append(_row(f"flatten.{dtype}.planar", "flatten", "one copy"))
+        rows.append(_row(f"reorder.{dtype}.block", "reorder", "a row of a block at a time", needs=across, blocks=(v,)))
+    return tuple(rows)
