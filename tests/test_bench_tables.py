@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +51,20 @@ def test_every_view_shows_every_row_failures_too(format: str, tmp_path: Path) ->
     else:
         assert "A CPU" in text
         assert format != "table" or max(map(len, text.splitlines())) <= 140
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_a_narrow_terminal_loses_columns_not_letters(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    tables.print_table(rows_for_views(), stream)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in stream.getvalue()
+    assert all(word in lines[1] for word in ("model", "technique", "backend", "ms p50 (p90)", "status"))
+    assert ("err/bound" in lines[1]) == (width == 160)

@@ -7,6 +7,7 @@ them stay true. Order is shuffled anew each round. Every raw sample is kept.
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,13 +24,16 @@ class Policy:
     """How much to measure.
 
     rounds      blocks of each cell             block_ms    length of a block; longer runs make blocks of one
+    settle_s    pause after a block with several threads: OpenMP's and OpenBLAS's spin on for some 20 ms, and would take
+                a core from the next cell
     cell_s      timed seconds for a cell: slow ones take part in fewer rounds, but in at least min_rounds
     """
 
-    rounds: int = 12
+    rounds: int = 10
     block_ms: float = 40.0
-    cell_s: float = 1.5
-    min_rounds: int = 5
+    cell_s: float = 1.0
+    min_rounds: int = 3
+    settle_s: float = 0.03
     load_timeout_s: float = 300.0
     time_timeout_s: float = 60.0
 
@@ -92,6 +96,8 @@ def measure(
             rng.shuffle(order)
             for run in order:
                 _block(run, policy)
+                if run.cell.threads > 1:
+                    time.sleep(policy.settle_s)
             progress("timing")
         for run in runs:
             _try(run, "finish", policy.time_timeout_s)

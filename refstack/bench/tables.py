@@ -32,7 +32,9 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "err/bound": lambda row: _number(row.get("max_error_vs_bound"), "{:.3f}"),
     "status": lambda row: row["status"],
 }
+REPEATED = ("model", "technique", "format")
 TEXT = ("model", "technique", "format", "backend", "status")
+SPARE = ("err/bound", "MACs M", "plan MB", "format", "RSS MB", "stored MB")  # first to go in a narrow terminal
 NESTED = ("samples_ns", "kernels", "machine", "env")
 
 
@@ -86,27 +88,32 @@ def print_table(rows: Sequence[Row], stream: IO[str]) -> None:
 
     width = None if stream.isatty() else 140
     console = Console(file=stream, width=width, highlight=False)
-    console.print(table(rows))
+    names = list(COLUMNS)
+    spare = iter(SPARE)
+    free = console.options.update(max_width=1000)  # or the width would be cut to the console's before it is compared
+    while console.measure(table(rows, names), options=free).maximum > console.width and (name := next(spare, None)):
+        names.remove(name)
+    console.print(table(rows, names))
     for note in notes(rows):
         console.print(note, style="dim", markup=False, soft_wrap=not stream.isatty())
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> Table:
     """The rich table: networks apart by a rule, repeated names left blank."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name in COLUMNS:
+    for name in names:
         made.add_column(name, justify="left" if name in TEXT else "right", no_wrap=True)
     last: list[str] = []
     rows = with_speedup(rows)
     for i, row in enumerate(rows):
-        cells = [cell(row) for cell in COLUMNS.values()]
+        cells = [COLUMNS[name](row) for name in names]
         shown = list(cells)
-        for column in range(3):  # model, technique, format: only where they change
-            if last[: column + 1] == cells[: column + 1]:
+        for column, name in enumerate(names):
+            if name in REPEATED and last[: column + 1] == cells[: column + 1]:
                 shown[column] = ""
         last = cells
         ends = i + 1 < len(rows) and rows[i + 1]["model"] != row["model"]

@@ -110,7 +110,7 @@ def verify(
     show([asdict(verdict) for verdict in verdicts], format)
     states = [verdict.state for verdict in verdicts]
     say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + f" with seed {seed}")
-    if set(states) - {"PASS", "SKIP"}:
+    if set(states) - {"PASS", "SKIP"} or "PASS" not in states:
         raise typer.Exit(1)
 
 

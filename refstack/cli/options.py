@@ -15,7 +15,9 @@ from refstack.errors import UsageError
 
 Model = Annotated[str, typer.Argument(help="vgg16, resnet18, mobilenet, or a checkpoint file.")]
 Technique = Annotated[str, typer.Option("--technique", "-t", help="dense, weight, channel, ternary or int8.")]
-Backend = Annotated[str, typer.Option("--backend", "-b", help="openmp, blas or numpy.")]
+Backend = Annotated[
+    str | None, typer.Option("--backend", "-b", help="openmp, blas or numpy; default: the best that runs here.")
+]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of one run.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder or archive of images; default: what `refstack data fetch` got.")
@@ -43,6 +45,21 @@ def numbers(text: str | None, option: str) -> list[int] | None:
         return None if text is None else [int(word) for word in words(text) or []]
     except ValueError:
         raise UsageError(f"{option}: got {text!r}, wanted whole numbers, for example 1,2") from None
+
+
+def best_backend(asked: str | None) -> str:
+    """The one named, else the fastest that can run here; said if that is not the fastest of all."""
+    from refstack.backends import BACKENDS
+    from refstack.plan import usable
+
+    if asked is not None:
+        return asked
+    reasons = usable(BACKENDS)
+    for name, reason in reasons.items():
+        if reason is None:
+            return name
+        say(f"backend {name} is left out: {reason}")
+    return BACKENDS[-1]
 
 
 def say(text: str) -> None:
