@@ -170,6 +170,14 @@ def test_what_is_asked_for_but_missing_is_status_3(model: str, tmp_path: Path) -
         assert "Traceback" not in done.stderr
 
 
+def test_without_a_compiler_the_next_best_backend_is_taken(model: str, images: Path, tmp_path: Path) -> None:
+    ask = ("evaluate", model, "--data", str(images), "-f", "json")
+    done = refstack_command(*ask, cwd=tmp_path, REFSTACK_CC="/nonexistent")
+    assert done.returncode == 0, done.stderr
+    assert [row["backend"] for row in strict_loads(done.stdout)] == ["blas"]
+    assert "backend openmp is left out: no C compiler found" in done.stderr
+
+
 def test_evaluate_without_a_data_set_says_how_to_get_one(model: str, tmp_path: Path) -> None:
     done = refstack_command("evaluate", model, "-b", "numpy", cwd=tmp_path)
     assert done.returncode == 2

@@ -17,6 +17,7 @@ from refstack.cli.options import (
     Technique,
     Threads,
     View,
+    best_backend,
     data_set,
     numbers,
     say,
@@ -82,7 +83,9 @@ def evaluate(
     model: Model,
     data: Data = None,
     technique: Technique = "dense",
-    backends: Annotated[str, _list("--backends", "-b", "openmp, blas, numpy")] = "openmp",
+    backends: Annotated[
+        str | None, _list("--backends", "-b", "openmp, blas, numpy; default: the best that runs here")
+    ] = None,
     threads: Threads = 1,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", help="Only so many images, classes taking turns.")] = None,
@@ -98,7 +101,7 @@ def evaluate(
 
     graph = compress(zoo.load(model), technique)
     dataset = datasets.load(data_set(data))
-    found = [run(graph, dataset, backend, threads, batch, limit) for backend in words(backends) or []]
+    found = [run(graph, dataset, backend, threads, batch, limit) for backend in words(best_backend(backends)) or []]
     records = [
         {
             "model": model,
@@ -131,7 +134,7 @@ def classify(
     image: Annotated[Path, typer.Argument(help="Any picture; its centre square is scaled to 32 x 32.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Name or checkpoint file.")] = "resnet18",
     technique: Technique = "dense",
-    backend: Backend = "openmp",
+    backend: Backend = None,
     threads: Threads = 1,
     top: Annotated[int, typer.Option("--top", help="How many classes.")] = 5,
     format: Format = View.table,
@@ -143,5 +146,5 @@ def classify(
     from refstack.models import zoo
 
     pixels = datasets.load_image(image)
-    guesses = run(compress(zoo.load(model), technique), pixels, backend, threads, top)
+    guesses = run(compress(zoo.load(model), technique), pixels, best_backend(backend), threads, top)
     show([{"class": name, "probability": round(p, 6)} for name, p in guesses], format, ["probability"])
