@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -23,8 +22,16 @@ ROWS = openmp.kernels() if openmp.unavailable() is None else ()
 V = int(openmp.library().rs_vector_width()) if ROWS else 16
 
 
-def conv(k: int, kernel: int | tuple[int, int] = 3, stride: int | tuple[int, int] = 1, padding: int | tuple[int, ...] = 1,
-         dilation: int = 1, groups: int = 1, activation: ops.Activation | None = None) -> ops.Conv2d:  # fmt: skip
+def conv(
+    k: int,
+    kernel: int | tuple[int, int] = 3,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, ...] = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    activation: ops.Activation | None = None,
+) -> ops.Conv2d:
+    """A convolution, square and padded by one unless told otherwise."""
     pair = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     step = stride if isinstance(stride, tuple) else (stride, stride)
     pad = padding if isinstance(padding, tuple) else (padding,) * 4
@@ -65,9 +72,14 @@ CONVOLUTIONS: list[tuple[tuple[int, int, int, int], ops.Conv2d]] = [
     ((2, 8, 6, 6), conv(16, groups=8)),
     ((1, 12, 6, 6), conv(6, groups=3)),
 ]  # fmt: skip
-LINEARS = [((n, c), ops.Linear(k, act)) for n, c, k, act in (
-    (1, 1, 1, None), (1, 512, 10, None), (1, 37, 40, "relu"), (4, 64, 33, "relu6"), (5, 19, 16, None), (9, 8, 7, "relu"),
-)]  # fmt: skip
+LINEARS: list[tuple[tuple[int, int], ops.Linear]] = [
+    ((1, 1), ops.Linear(1)),
+    ((1, 512), ops.Linear(10)),
+    ((1, 37), ops.Linear(40, "relu")),
+    ((4, 64), ops.Linear(33, "relu6")),
+    ((5, 19), ops.Linear(16)),
+    ((9, 8), ops.Linear(7, "relu")),
+]
 WINDOWS = [
     ((1, 3, 8, 8), (2, 2), (2, 2), (0, 0, 0, 0)),
     ((2, 17, 7, 9), (3, 3), (2, 2), (1, 1, 1, 1)),
@@ -129,14 +141,18 @@ def node(rng: np.random.Generator, case: Case, integer: bool) -> Node:
     shape = case.op.weight_shape(*case.inputs)
     if shape is None:
         return Node("node", case.op, names)
-    draw = lambda: (rng.integers(-9, 10, shape[0]) if integer else rng.standard_normal(shape[0])).astype(np.float32)  # noqa: E731
+    rows = shape[0]
+
+    def draw() -> Array:
+        return (rng.integers(-9, 10, rows) if integer else rng.standard_normal(rows)).astype(np.float32)
+
     if isinstance(case.op, ops.BatchNorm):
         return Node("node", case.op, names, Dense(draw()[:, None]), draw(), draw(), np.abs(draw()))
     w = matrix(rng, case, integer)
     weight: Weight = FORMATS[case.format].encode(w)
     if case.format == "int8":
-        output = Quant(1.0 + float(np.abs(w).max()) * 2.3, int(rng.integers(-128, 128))) if case.output == "int8" else None
-        weight = Int8.encode(w, Quant(0.11, int(rng.integers(-128, 128))), output)
+        output = Quant(1.0 + float(np.abs(w).max()) * 2.3, int(rng.integers(-128, 128)))
+        weight = Int8.encode(w, Quant(0.11, int(rng.integers(-128, 128))), output if case.output == "int8" else None)
     return Node("node", case.op, names, weight, draw() if case.bias else None)
 
 
@@ -183,9 +199,8 @@ def execute(kernel: Kernel, node: Node, case: Case, xs: tuple[Array, ...], threa
     assert all(x.tobytes() == y.tobytes() for x, y in zip(held, before, strict=True)), (
         f"{kernel.name} wrote to its input"
     )
-    assert (room[:start] == 0xFF).all() and (room[start + scratch.size :] == 0xFF).all(), (
-        f"{kernel.name}: scratch overrun"
-    )
+    assert (room[:start] == 0xFF).all(), f"{kernel.name} wrote in front of its scratch"
+    assert (room[start + scratch.size :] == 0xFF).all(), f"{kernel.name} wrote behind its scratch"
     return from_layout(output, target, case.shape[1])
 
 
@@ -203,7 +218,10 @@ def bound(node: Node, case: Case, xs: tuple[Array, ...]) -> Array:
     if isinstance(case.op, ops.Softmax):
         return np.float64(2.0**-24) * (4 * np.abs(xs[0]).max() + case.shape[1] + 12) * expected(node, case, xs)
     if isinstance(case.op, ops.BatchNorm):
-        assert node.mean is not None and node.weight is not None and node.var is not None and node.bias is not None
+        assert node.mean is not None
+        assert node.weight is not None
+        assert node.var is not None
+        assert node.bias is not None
         column = (-1, 1, 1)
         a = np.abs(node.weight.decode()[:, 0]) / np.sqrt(node.var.astype(np.float64) + case.op.eps)
         size = (np.abs(xs[0]) + np.abs(node.mean).reshape(column)) * a.reshape(column) + np.abs(node.bias).reshape(
@@ -326,7 +344,8 @@ def test_python_threads_do_not_meet() -> None:
         caller.start()
     for caller in callers:
         caller.join()
-    assert len(got) == 4 and all(np.array_equal(got[i], wanted[i]) for i in got)
+    assert len(got) == 4
+    assert all(np.array_equal(got[i], wanted[i]) for i in got)
 
 
 def _in_child(queue: multiprocessing.Queue[float]) -> None:
@@ -356,4 +375,4 @@ def test_a_forked_child_does_not_hang() -> None:
 
 def test_no_flushing_to_zero_after_a_call() -> None:
     _sum_of_a_parallel_call()
-    assert np.float32(1e-40) * np.float32(1) != 0 and ctypes.c_float(1e-40).value != 0
+    assert np.float32(1e-40) * np.float32(1) != 0
