@@ -9,24 +9,15 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+from numpy import ascontiguousarray as contiguous
 
 from refstack.formats import Array, Csr, Int8, Ternary, Weight
 from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
-from refstack.memory import ALIGNMENT
 from refstack.ops import AvgPool2d, BatchNorm, Conv2d, Quantize
 
 Packed = dict[str, Array]
-
-
-def aligned(array: Array) -> Array:
-    """A copy in C order that starts on a cache line, so that no vector of it straddles two."""
-    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def integers(*values: int) -> Array:
@@ -39,7 +30,7 @@ def bias(node: Node, rows: int, block: int = 1) -> Array:
     out = np.zeros(-(-rows // block) * block, np.float32)
     if node.bias is not None:
         out[:rows] = node.bias
-    return aligned(out)
+    return contiguous(out)
 
 
 def filters(node: Node, case: Case) -> Array:
@@ -59,7 +50,7 @@ def pad_axis(array: Array, axis: int, multiple: int) -> Array:
 def direct(node: Node, case: Case) -> Packed:
     """w (k, c/g, r, s)"""
     w = filters(node, case)
-    return {"bias": bias(node, len(w)), "weights": aligned(w)}
+    return {"bias": bias(node, len(w)), "weights": contiguous(w)}
 
 
 def tiles(w: Array, v: int, v_in: int, most: int) -> Array:
@@ -87,21 +78,21 @@ def blocked(v: int, v_in: int, node: Node, case: Case) -> Packed:
     """Register tiles of rs_blocked.h."""
     most = blocks_at_once(v, case)
     w = tiles(filters(node, case), v, v_in, most)
-    return {"bias": bias(node, case.shape[1], v), "weights": aligned(w), "tile": integers(most)}
+    return {"bias": bias(node, case.shape[1], v), "weights": contiguous(w), "tile": integers(most)}
 
 
 def small_map(v: int, node: Node, case: Case) -> Packed:
     """One block of channels for 16 pixels, four for 4."""
     most = 1 if case.shape[2] == 4 else 4
     w = tiles(filters(node, case), v, v, most)
-    return {"bias": bias(node, case.shape[1], v), "weights": aligned(w), "tile": integers(most)}
+    return {"bias": bias(node, case.shape[1], v), "weights": contiguous(w), "tile": integers(most)}
 
 
 def depthwise(v: int, node: Node, case: Case) -> Packed:
     """(c, 1, r, s) -> [c/v][r][s][v c]"""
     w = pad_axis(filters(node, case)[:, 0], 0, v)
     weights = w.reshape(-1, v, *w.shape[1:]).transpose(0, 2, 3, 1)
-    return {"bias": bias(node, case.shape[1], v), "weights": aligned(weights)}
+    return {"bias": bias(node, case.shape[1], v), "weights": contiguous(weights)}
 
 
 @dataclass(frozen=True)
@@ -155,7 +146,7 @@ def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Pack
     order = np.argsort(run, kind="stable")
     ends = np.searchsorted(run[order], np.arange(blocks * k + 1)).astype(np.int32)
     offsets = Planes.of(case).offsets(columns)[order].astype(np.int32)
-    return {"ends": aligned(ends), "offsets": aligned(offsets), "blocks": integers(blocks)}, order
+    return {"ends": contiguous(ends), "offsets": contiguous(offsets), "blocks": integers(blocks)}, order
 
 
 def csr_planar(v: int, node: Node, case: Case) -> Packed:
@@ -163,7 +154,7 @@ def csr_planar(v: int, node: Node, case: Case) -> Packed:
     weight = cast(Csr, node.weight)
     rows = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr))
     sparse, order = sort_by_block(v, case, rows, weight.indices)
-    values = aligned(weight.values[order])
+    values = contiguous(weight.values[order])
     return {
         "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"], "values": values,
         "blocks": sparse["blocks"],
@@ -181,7 +172,7 @@ def ternary_planar(v: int, node: Node, case: Case) -> Packed:
     middles = starts + before[stops] - before[starts]
     return {
         "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"],
-        "middles": aligned(middles.astype(np.int32)), "blocks": sparse["blocks"], "scales": aligned(weight.scales),
+        "middles": contiguous(middles.astype(np.int32)), "blocks": sparse["blocks"], "scales": contiguous(weight.scales),
     }  # fmt: skip
 
 
@@ -191,14 +182,14 @@ def csr_direct(node: Node, case: Case) -> Packed:
     op = cast(Conv2d, case.op)
     taps = np.stack(np.unravel_index(weight.indices, (case.inputs[0][1] // op.groups, *op.kernel)), 1)
     arrays = {"indptr": weight.indptr, "taps": taps.astype(np.int32), "values": weight.values}
-    return {"bias": bias(node, case.shape[1]), **{key: aligned(array) for key, array in arrays.items()}}
+    return {"bias": bias(node, case.shape[1]), **{key: contiguous(array) for key, array in arrays.items()}}
 
 
 def csr_linear(node: Node, case: Case) -> Packed:
     """The encoding itself."""
     weight = cast(Csr, node.weight)
     arrays = {"indptr": weight.indptr, "columns": weight.indices, "values": weight.values}
-    return {"bias": bias(node, case.shape[1]), **{key: aligned(array) for key, array in arrays.items()}}
+    return {"bias": bias(node, case.shape[1]), **{key: contiguous(array) for key, array in arrays.items()}}
 
 
 def words(v: int, codes: Array) -> Array:
@@ -209,14 +200,14 @@ def words(v: int, codes: Array) -> Array:
 
 def table(v: int, weight: Ternary) -> Array:
     """float32 (v,): 0, +positive, -negative, 0, and again"""
-    return aligned(np.tile(np.array([0, weight.scales[0], -weight.scales[1], 0], np.float32), v // 4))
+    return contiguous(np.tile(np.array([0, weight.scales[0], -weight.scales[1], 0], np.float32), v // 4))
 
 
 def ternary_tiles(v: int, v_in: int, most: int, node: Node, case: Case) -> Packed:
     """As for dense weights, codes instead of numbers."""
     weight, op = cast(Ternary, node.weight), cast(Conv2d, case.op)
     codes = unpack(weight.codes, weight.cols).reshape(op.out_channels, -1, *op.kernel)
-    coded = aligned(words(v, tiles(codes, v, v_in, most)))
+    coded = contiguous(words(v, tiles(codes, v, v_in, most)))
     return {"bias": bias(node, case.shape[1], v), "codes": coded, "tile": integers(most), "table": table(v, weight)}
 
 
@@ -234,7 +225,7 @@ def ternary_linear(v: int, node: Node, case: Case) -> Packed:
     """(k, c) -> [k/v][c] words"""
     weight = cast(Ternary, node.weight)
     codes = pad_axis(unpack(weight.codes, weight.cols), 0, v)
-    coded = aligned(words(v, codes.reshape(-1, v, weight.cols).swapaxes(1, 2)))
+    coded = contiguous(words(v, codes.reshape(-1, v, weight.cols).swapaxes(1, 2)))
     return {"bias": bias(node, case.shape[1], v), "codes": coded, "table": table(v, weight)}
 
 
@@ -247,7 +238,7 @@ def finish(node: Node, case: Case, block: int, constant: Array) -> Packed:
         zero = np.full(constant.size, weight.output.zero_point)
         requant[:] = *weight.multipliers(), zero, np.full_like(zero, low), np.full_like(zero, high)
     arrays = {"constant": constant, "requant": requant, "unit": weight.unit}
-    return {key: aligned(pad_axis(array, array.ndim - 1, block)) for key, array in arrays.items()}
+    return {key: contiguous(pad_axis(array, array.ndim - 1, block)) for key, array in arrays.items()}
 
 
 def offset(node: Node) -> Array:
@@ -261,7 +252,11 @@ def int8_direct(node: Node, case: Case) -> Packed:
     """values (k, c/g, r, s)"""
     weight = cast(Int8, node.weight)
     sizes = integers(1, weight.input.zero_point)
-    return {"weights": aligned(weight.values), "sizes": sizes, **finish(node, case, 1, weight.integer_bias(node.bias))}
+    return {
+        "weights": contiguous(weight.values),
+        "sizes": sizes,
+        **finish(node, case, 1, weight.integer_bias(node.bias)),
+    }
 
 
 def int8_blocked(v: int, lanes: int, node: Node, case: Case) -> Packed:
@@ -273,7 +268,7 @@ def int8_blocked(v: int, lanes: int, node: Node, case: Case) -> Packed:
     fours = w.reshape(k, c // 4, 4, r, s).transpose(0, 2, 1, 3, 4)  # k 4 c/4 r s
     parts = [tiles(fours[:, i], v, lanes // 4, most) for i in range(4)]
     sizes = integers(most, weight.input.zero_point)
-    return {"weights": aligned(np.stack(parts, -1)), "sizes": sizes, **finish(node, case, v, offset(node))}
+    return {"weights": contiguous(np.stack(parts, -1)), "sizes": sizes, **finish(node, case, v, offset(node))}
 
 
 def int8_depthwise(v: int, node: Node, case: Case) -> Packed:
@@ -281,7 +276,7 @@ def int8_depthwise(v: int, node: Node, case: Case) -> Packed:
     weight, op = cast(Int8, node.weight), cast(Conv2d, case.op)
     w = pad_axis(weight.values.reshape(-1, *op.kernel), 0, v)
     sizes = integers(1, weight.input.zero_point)
-    weights = aligned(w.reshape(-1, v, *op.kernel).transpose(0, 2, 3, 1))
+    weights = contiguous(w.reshape(-1, v, *op.kernel).transpose(0, 2, 3, 1))
     return {"weights": weights, "sizes": sizes, **finish(node, case, v, weight.integer_bias(node.bias))}
 
 
@@ -289,7 +284,7 @@ def int8_linear(v: int, node: Node, case: Case) -> Packed:
     """(k, c) -> [k/v][c/4][v k][4 c]"""
     weight = cast(Int8, node.weight)
     w = pad_axis(pad_axis(weight.values, 0, v), 1, 4)
-    weights = aligned(w.reshape(-1, v, w.shape[1] // 4, 4).swapaxes(1, 2))
+    weights = contiguous(w.reshape(-1, v, w.shape[1] // 4, 4).swapaxes(1, 2))
     return {"weights": weights, "sizes": integers(1, weight.input.zero_point), **finish(node, case, v, offset(node))}
 
 
@@ -303,7 +298,7 @@ def linear_blocked(v: int, node: Node, case: Case) -> Packed:
     """(k, c) -> [k/v][c][v k]"""
     assert node.weight is not None
     w = pad_axis(node.weight.decode(), 0, v)
-    return {"bias": bias(node, case.shape[1], v), "weights": aligned(w.reshape(-1, v, w.shape[1]).swapaxes(1, 2))}
+    return {"bias": bias(node, case.shape[1], v), "weights": contiguous(w.reshape(-1, v, w.shape[1]).swapaxes(1, 2))}
 
 
 def batchnorm(v: int, node: Node, case: Case) -> Packed:
@@ -311,7 +306,7 @@ def batchnorm(v: int, node: Node, case: Case) -> Packed:
     assert node.weight is not None and node.mean is not None and node.var is not None
     a = node.weight.decode()[:, 0] / np.sqrt(node.var + np.float32(cast(BatchNorm, case.op).eps))
     padded = {"mean": node.mean, "a": a.astype(np.float32)}
-    return {"bias": bias(node, a.size, v), **{key: aligned(pad_axis(x, 0, v)) for key, x in padded.items()}}
+    return {"bias": bias(node, a.size, v), **{key: contiguous(pad_axis(x, 0, v)) for key, x in padded.items()}}
 
 
 def avgpool(v: int, node: Node, case: Case) -> Packed:
