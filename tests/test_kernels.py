@@ -15,22 +15,33 @@ from refstack.verify.fills import fills
 from refstack.verify.harness import examine, families
 from refstack.verify.verdicts import problems as seeded
 
-ROWS = [kernel for name in BACKENDS for kernel in backend(name).kernels()]
+ROWS = [kernel for name in BACKENDS if not backend(name).unavailable() for kernel in backend(name).kernels()]
 LEAST_EXAMPLES = 30
 
 
-def needs_backend(name: str) -> None:
-    """A backend that cannot run here fails its tests, unless the user says that there is no compiler."""
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backend_can_run(name: str) -> None:
+    """A backend that cannot run here fails, unless the user says that there is no compiler."""
     reason = backend(name).unavailable()
     if reason and os.environ.get("REFSTACK_TEST_WITHOUT_COMPILER"):
         pytest.skip(f"REFSTACK_TEST_WITHOUT_COMPILER is set and backend {name} cannot run: {reason}")
     assert not reason, f"backend {name} cannot run here: {reason} (set REFSTACK_TEST_WITHOUT_COMPILER=1 to skip)"
+    assert [row for row in ROWS if row.backend == name], f"backend {name} has no rows"
+
+
+def test_missing_compiler_fails_unless_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend("openmp"), "unavailable", lambda: "no C compiler found")
+    monkeypatch.delenv("REFSTACK_TEST_WITHOUT_COMPILER", raising=False)
+    with pytest.raises(AssertionError, match="backend openmp cannot run here: no C compiler found"):
+        test_backend_can_run("openmp")
+    monkeypatch.setenv("REFSTACK_TEST_WITHOUT_COMPILER", "1")
+    with pytest.raises(pytest.skip.Exception, match="backend openmp cannot run: no C compiler found"):
+        test_backend_can_run("openmp")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_kernel(row: Kernel) -> None:
     """Inside the bound or bitwise, on hostile buffers, the same bits with 2 or 3 threads (harness.examine)."""
-    needs_backend(row.backend)
     assert families(row), f"{row.name}: no drawn case is accepted, so it was never run"
     ran: list[int] = []
 
@@ -48,7 +59,6 @@ def test_kernel(row: Kernel) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_kernel_with_every_fill(row: Kernel) -> None:
     """Each fill once with 1, 2 and 3 threads, without leaving it to chance."""
-    needs_backend(row.backend)
     drawn = seeded(row, len(fills(row.op, row.format)), seed=1)
     assert {problem.fill for problem in drawn} == set(fills(row.op, row.format))
     for problem in drawn:
@@ -60,7 +70,8 @@ def test_kernel_with_every_fill(row: Kernel) -> None:
 def test_that_every_row_is_tested(test: pytest.MarkDecorator) -> None:
     """The rows that the tests were generated from are the registry."""
     tested = [row.name for row in test.pytestmark[0].args[1]]
-    registered = [row.name for name in BACKENDS for row in backend(name).kernels()]
+    usable = [name for name in BACKENDS if not backend(name).unavailable()]
+    registered = [row.name for name in usable for row in backend(name).kernels()]
     assert sorted(tested) == sorted(registered)
     assert len(set(registered)) == len(registered), "two rows have one name"
 

@@ -269,7 +269,10 @@ def test_verify() -> None:
 def test_verify_skips_a_backend_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend("blas"), "unavailable", lambda: "no scipy")
     found = verify("relu.*", backends=["blas", "numpy"])
-    assert [(each.state, each.reason) for each in found] == [("SKIP", "no scipy"), ("PASS", "")]
+    assert [(each.kernel, each.state, each.reason) for each in found] == [
+        ("*.blas.*", "SKIP", "no scipy"),
+        ("relu.float32.numpy.reference", "PASS", ""),
+    ]
 
 
 def test_verify_unknown_kernel() -> None:

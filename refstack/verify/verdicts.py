@@ -88,17 +88,20 @@ def sensitivity(seed: int = 0, examples: int = 40) -> tuple[list[str], int]:
 def verify(
     kernels: str = "*", seed: int = 0, examples: int = 18, backends: Sequence[str] | None = None
 ) -> list[Verdict]:
-    """A verdict for every row whose name matches the glob `kernels`.
+    """A verdict for every row whose name matches the glob `kernels`, one SKIP for a backend that cannot run here.
 
     Args        examples    problems for each row          backends    all, if None
     Returns     in the order of the registry; all PASS become INCONCLUSIVE if a saboteur got away
     Raises      UsageError  no kernel has such a name
     """
-    verdicts = []
+    verdicts: list[Verdict] = []
     for name in BACKENDS if backends is None else backends:
         reason = backend(name).unavailable()
+        if reason:
+            verdicts.append(Verdict(f"*.{name}.*", "SKIP", reason=reason))
+            continue
         rows = [each for each in backend(name).kernels() if fnmatchcase(each.name, kernels)]
-        verdicts += [Verdict(r.name, "SKIP", reason=reason) if reason else verdict(r, examples, seed) for r in rows]
+        verdicts += [verdict(each, examples, seed) for each in rows]
     if not verdicts:
         raise UsageError(f"no kernel is called {kernels!r}; `refstack kernels` lists them")
     missed, count = sensitivity(seed)
