@@ -179,7 +179,7 @@ def wide(v: int, row: Kernel) -> tuple[Kernel, ...]:
 def _csr(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
-             needs=(one_group, offsets_fit), pack=partial(packing.csr_planar, v), scratch=partial(planes, v),
+             needs=(offsets_fit,), pack=partial(packing.csr_planar, v), scratch=partial(planes, v),
              blocks=(v, 2, 4, 8)),
         _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),
     )  # fmt: skip
@@ -189,8 +189,10 @@ def _ternary(v: int) -> tuple[Kernel, ...]:
     return (
         *wide(v, _row("conv2d.ternary.map", "conv2d_ternary_map", "a whole 4x4 or 2x2 map in registers, 2-bit codes",
                       pack=partial(packing.ternary_map, v), **_map(v))),
+        _row("conv2d.ternary.depthwise", "conv2d_dense_depthwise", "decoded: few weights, so their bytes do not matter",
+             pack=partial(packing.depthwise, v), **_depthwise(v)),
         _row("conv2d.ternary.planar", "conv2d_ternary_planar", "two lists of taps, no multiplications",
-             needs=(one_group, offsets_fit, density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
+             needs=(offsets_fit, density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
              scratch=partial(planes, v), blocks=(v, 2, 4, 8)),
         _row("conv2d.ternary.stem", "conv2d_ternary_blocked", "register tiles from 2-bit codes; few plain channels in",
              pack=partial(packing.ternary_blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),

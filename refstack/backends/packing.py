@@ -140,6 +140,7 @@ def block_of_channels(v: int, case: Case, nnz: int) -> int:
 def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Packed, Array]:
     """Entries of a sparse matrix by block of channels, then row: their ends and offsets, and the order itself."""
     (_, c, _, _), (_, k, _, _), op = case.inputs[0], case.shape, cast(Conv2d, case.op)
+    columns = columns + rows // (k // op.groups) * (c // op.groups * op.kernel[0] * op.kernel[1])  # of all channels
     size = block_of_channels(v, case, columns.size)
     blocks = -(-c // size)
     run = columns // (op.kernel[0] * op.kernel[1]) // size * k + rows
