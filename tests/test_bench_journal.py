@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from benching import strict_loads
 
-from refstack.bench.journal import Journal, decode, encode, strict
+from refstack.bench.journal import Journal, decode, encode
+from refstack.bench.rows import strict
 from refstack.errors import FormatError, ResourceError, UsageError
 
 

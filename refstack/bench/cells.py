@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 
-SCHEMA_VERSION = 1
-"""Of a row. Raised when a field changes its meaning; new fields do not raise it."""
+from refstack.bench.rows import SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

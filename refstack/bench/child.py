@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from refstack import checkpoint
-from refstack.bench.journal import strict
+from refstack.bench.rows import strict
 from refstack.errors import CheckFailed, RefstackError, UsageError
 
 Reply = dict[str, Any]

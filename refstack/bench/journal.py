@@ -10,34 +10,19 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import zlib
-from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from refstack.bench.cells import SCHEMA_VERSION
+from refstack.bench.rows import SCHEMA_VERSION, Row, strict
 from refstack.errors import FormatError, ResourceError, UsageError
 
-Row = dict[str, Any]
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 START = b'{"schema_version":'
-
-
-def strict(value: Any) -> Any:
-    """The same value as strict JSON can hold it: NaN and infinity become None, tuples lists, NumPy numbers Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): strict(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(each) for each in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def encode(row: Row) -> bytes:

@@ -18,9 +18,10 @@ from refstack.backends import BACKENDS, backend
 from refstack.bench import accuracy, artifacts, machine, request
 from refstack.bench.artifacts import Artifact
 from refstack.bench.cells import Cell, sweep
-from refstack.bench.journal import Journal, Row
+from refstack.bench.journal import Journal
 from refstack.bench.report import Report
 from refstack.bench.rounds import Policy, Run, measure
+from refstack.bench.rows import Row
 from refstack.bench.worker import ChildFailed, Worker
 from refstack.compress import TECHNIQUES
 from refstack.datasets import Dataset

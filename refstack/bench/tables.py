@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from refstack.bench import machine
-from refstack.bench.journal import Row, strict
+from refstack.bench.rows import Row, strict
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -73,7 +73,7 @@ def show(records: Sequence[Mapping[str, Any]], view: View, right: Sequence[str] 
     Args        right   columns of numbers
     """
     if view is View.json:
-        from refstack.bench.journal import strict
+        from refstack.bench.rows import strict
 
         print(json.dumps(strict(list(records)), allow_nan=False, indent=1))
         return

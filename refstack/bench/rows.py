@@ -1,0 +1,39 @@
+"""A row: what is known of one cell, as strict JSON: null where nothing is known, never NaN.
+
+cell_id, created_utc, refstack_version, schema_version          what was asked (cells.py), when, by what
+model technique backend threads batch quick                     the request itself
+status              ok, failed or timeout       status_reason   in words; a cell that is not ok has no times
+format level weights params macs nnz stored_bytes               the artifact; weights are "trained" or "drawn"
+artifact_sha256     of what was computed        checkpoint_sha256   of the file it was made from
+latency_p50_ms, latency_p90_ms, samples_ns                      of plan.run: input copied in, output copied out
+top1 (percent), top1_n, top1_source, top1_reason                measured or recorded, on which data set, or why not
+planned_bytes = arena_bytes + weight_bytes                      activations and scratch, packed weights
+peak_rss_bytes      of the child while it plans and runs, since `peak_rss_since`; before the check
+baseline_rss_bytes  of the child before it has read the network
+max_error_vs_bound, n_checked, n_elements_checked               largest layer error in units of its bound
+logit_error, logit_scale                                        against the float64 reference
+kernels, fallbacks  calls by kernel; calls of other backends than the one asked for
+machine             load average and measured limits before the run         env     machine.py
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning; new fields do not raise it."""
+
+Row = dict[str, Any]
+
+
+def strict(value: Any) -> Any:
+    """The same value as strict JSON can hold it: NaN and infinity become None, tuples lists, NumPy numbers Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(each) for each in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
