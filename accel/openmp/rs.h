@@ -15,6 +15,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #ifndef RS_V
 #if defined(__AVX512F__)
 #define RS_V 16
@@ -80,6 +84,15 @@ RS_INLINE rs_vec rs_activate(rs_vec x, int64_t activation) {
     if (activation != RS_NONE) x = rs_select(x < zero, zero, x);
     if (activation == RS_RELU6) x = rs_select(x > six, six, x);
     return x;
+}
+
+/* Threads of the region that rs_run opened. */
+RS_INLINE int64_t rs_threads(void) {
+#ifdef _OPENMP
+    return omp_get_num_threads();
+#else
+    return 1;
+#endif
 }
 
 RS_INLINE int64_t rs_min(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -40,8 +40,9 @@ RS_INLINE void rs_end(const rs_job *t, int64_t pixel, int i, const int T, rs_vec
 RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs_filter *two, rs_filter *one) {
     const int64_t blocks = *(const int64_t *)a->pack[3], pixels = a->p * a->q, vectors = rs_ceil(pixels, RS_V);
     const int64_t tiles = rs_ceil(vectors, RS_TILE);
-    /* enough pieces of work for the threads, yet long runs of filters for each block of channels */
-    const int64_t size = rs_max(16, rs_ceil(a->k, rs_ceil(16, tiles))), chunks = rs_ceil(a->k, size);
+    /* one chunk of filters for each thread where tiles alone do not share out evenly: every chunk brings the blocks of
+       channels into its cache anew. How filters are dealt out changes no sum. */
+    const int64_t chunks = tiles % rs_threads() ? rs_threads() : 1, size = rs_ceil(a->k, chunks);
     for (int64_t n = 0; n < a->n; n++) {
         const float *planes = rs_make_planes(a, n);
 #pragma omp for collapse(2) schedule(static)

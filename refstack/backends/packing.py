@@ -123,7 +123,7 @@ class Planes:
     def touched(self, vectors: int, v: int) -> int:
         """Bytes of one channel that a tile of so many vectors of pixels reads."""
         (r, s), st = self.op.kernel, min(self.op.stride[0], self.op.kernel[0])
-        return 4 * s * (st * vectors * v + (r - st) * self.q)
+        return 4 * min(self.channel, s * (st * vectors * v + (r - st) * self.q))
 
 
 L1_BYTES = 30 * 1024  # of 32 KiB, the usual size
