@@ -16,7 +16,7 @@ from refstack.bench import accuracy, artifacts, bench, machine, worker
 from refstack.bench.artifacts import Artifact, source
 from refstack.bench.cells import Cell, sweep
 from refstack.bench.journal import Journal
-from refstack.errors import BackendUnavailable, UsageError
+from refstack.errors import BackendUnavailable, FormatError, UsageError
 from refstack.graph import Graph
 
 
@@ -125,7 +125,13 @@ def test_bench_measures_resumes_and_starts_afresh(network: str, tmp_path: Path) 
 
     bench(network, ["dense"], fresh=True, **ask)
     assert len(output.read_bytes().splitlines()) == 2
-    assert (tmp_path / "j.jsonl.old").read_bytes() == written
+    (aside,) = tmp_path.glob("j-*.jsonl")
+    assert aside.read_bytes() == written
+
+    (tmp_path / "notes.md").write_text("mine")
+    with pytest.raises(FormatError, match="not a journal"):
+        bench(network, "dense", output=tmp_path / "notes.md", fresh=True)
+    assert (tmp_path / "notes.md").read_text() == "mine"
 
 
 def test_rows_of_another_machine_are_kept_apart(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

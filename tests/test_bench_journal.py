@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,8 +90,10 @@ def test_a_journal_in_an_impossible_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         Journal(tmp_path / "file" / "j.jsonl")
-    with pytest.raises(UsageError, match="cannot be written"):
-        Journal(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UsageError, match="is not a file; name another --output"):
+            Journal(path)
 
 
 @contextmanager

@@ -9,14 +9,14 @@ or build stay in the file under their own `env`, and are never taken for this on
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import zlib
+from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-
-from filelock import FileLock, Timeout
 
 from refstack.bench.rows import SCHEMA_VERSION, Row, strict
 from refstack.errors import FormatError, ResourceError, UsageError
@@ -51,23 +51,20 @@ class Journal:
         self.path = path
         self.damaged = 0
         self.rows: list[Row] = []
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is not a file; name another --output")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(f"{path}.lock", timeout=0)
-            self._lock.acquire()
-        except Timeout:
-            raise UsageError(
-                f"{path}: another run writes to this journal; wait for it, or name another --output"
-            ) from None
-        except OSError as error:
-            raise _refused(path, error) from None
-        try:
             self._file = FileIO(path, "a+")
         except OSError as error:
-            self._lock.release()
             raise _refused(path, error) from None
         try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._recover()
+        except BlockingIOError:
+            self.close()
+            busy = "another run writes to this journal; wait for it, or name another --output"
+            raise UsageError(f"{path}: {busy}") from None
         except BaseException:
             self.close()
             raise
@@ -79,9 +76,14 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Give the file and its lock back."""
+        """Give the file back, and with it the lock, which the kernel also frees when the process is killed."""
         self._file.close()
-        self._lock.release()
+
+    def set_aside(self) -> Path:
+        """Rename the file after the time of its last row, so that the next one starts empty. Its new path."""
+        when = datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
+        aside = self.path.with_name(f"{self.path.stem}-{when:%Y%m%dT%H%M%S}{self.path.suffix}")
+        return self.path.replace(aside)
 
     def _recover(self) -> None:
         """Read every whole line and cut off a torn last one."""

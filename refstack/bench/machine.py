@@ -20,6 +20,7 @@ from refstack.backends import openmp
 from refstack.backends.build import build_report, cpu_features
 
 Facts = dict[str, Any]
+UNTIMED = ("cli", "verify", "train", "doctor.py", "__main__.py")
 LIBRARIES = ("numpy", "scipy", "numexpr", "threadpoolctl", "safetensors")
 
 
@@ -97,20 +98,23 @@ def blas() -> str:
     """Library behind numpy's matrix products, with version and the core it was tuned for."""
     import numpy  # noqa: F401    threadpoolctl sees loaded libraries only
 
-    infos = [info for info in threadpool_info() if info["user_api"] == "blas"]
-    return (
-        " ".join(str(infos[0].get(key) or "") for key in ("internal_api", "version", "architecture")) if infos else ""
-    )
+    found = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    if not found:
+        return ""
+    used = min(found, key=lambda info: "numpy" not in info["filepath"])  # scipy brings one of its own
+    return " ".join(str(used.get(name) or "") for name in ("internal_api", "version", "architecture"))
 
 
 @cache
 def code_sha256() -> str:
-    """Of every source file that decides a figure: refstack's Python and the native kernels."""
+    """Of every source file that can change a figure: refstack's Python but for UNTIMED, and the native kernels."""
     package = Path(refstack.__file__).resolve().parent
     digest = hashlib.sha256()
     for folder, pattern in ((package, "*.py"), (openmp.sources(), "*.[ch]")):
         for path in sorted(folder.rglob(pattern)):
-            digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+            name = path.relative_to(folder)
+            if name.parts[0] not in UNTIMED:
+                digest.update(f"{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

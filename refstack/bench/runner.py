@@ -60,7 +60,7 @@ def bench(
                     the fetched data set if there is one
         quick       fewer rounds, top-1 on a few images; rows are marked and never mixed with full ones
         output      journal; cells that it holds already (same artifact, machine and code) are not run again
-        fresh       set an existing journal aside as <output>.old first
+        fresh       set an existing journal aside first, under the time of its last row
     Returns         a row for every cell, in order, failures included (status, status_reason)
     Raises          UsageError, BackendUnavailable before anything runs; ResourceError when the disk is full
     """
@@ -74,7 +74,8 @@ def bench(
     networks = {name: artifacts.source(name, seed) for name in names}
     judge = _judge(data, quick, report)
     if fresh and output.exists():
-        output.replace(output.with_name(f"{output.name}.old"))
+        with Journal(output) as journal:
+            report.note(f"the journal so far is set aside: {journal.set_aside()}")
     with Journal(output) as journal, tempfile.TemporaryDirectory(prefix="refstack-") as folder:
         report.note(f"journal: {output}")
         if journal.damaged:

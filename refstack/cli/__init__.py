@@ -31,6 +31,13 @@ class Verbs(TyperGroup):
                 raise
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            raise  # `| head` is no error
+        except OSError as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"error: {error}; --debug shows where", file=sys.stderr)
+            raise typer.Exit(2) from None
         except MemoryError:
             print("error: no memory left; use a smaller --batch or fewer --threads", file=sys.stderr)
             raise typer.Exit(3) from None
