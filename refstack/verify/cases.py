@@ -63,13 +63,14 @@ class Problem:
 
 
 def sizes(choose: Choose, blocks: Blocks, count: int, most: int) -> list[int]:
-    """`count` sizes with a product of at most `most`: 1 to 4, or next to a block size or its double."""
+    """`count` sizes with a product of at most `most`: small ones, or next to one, two or three times a block size."""
     drawn = [1] * count
     first = choose.integer(0, count - 1)  # whoever is drawn first may be large
     for i in range(count):
-        edges = [v for b in blocks for v in (b - 1, b, b + 1, 2 * b - 1, 2 * b, 2 * b + 1) if 0 < v <= most]
-        at_edge = bool(edges) and choose.integer(0, 2) == 2
-        size = choose.among(edges) if at_edge else choose.integer(1, max(1, min(4, most)))
+        edges = [v for b in blocks for m in (b, 2 * b, 3 * b) for v in (m - 1, m, m + 1) if 0 < v <= most]
+        kind = choose.integer(0, 3)
+        small = (4, 4, 13, 13)[kind]  # 13: tails of every length that register tiles leave
+        size = choose.among(edges) if edges and kind == 3 else choose.integer(1, max(1, min(small, most)))
         drawn[(first + i) % count] = size
         most //= size
     return drawn
@@ -215,8 +216,8 @@ def concat(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def quantize(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """Scales that are powers of two (ties happen) and others; zero points at both ends."""
-    scale = choose.among((2.0, 0.5, 0.02, 0.1, 3.7))
+    """Scales that divide integers into halves (x * (1 / 98) misses most of those) and not; zero points at both ends."""
+    scale = choose.among((2.0, 98.0, 0.02, 0.1))
     return ops.Quantize(scale, choose.among((0, -128, 127, 3, -77))), (any_shape(choose, blocks),)
 
 
