@@ -100,4 +100,16 @@ RS_INLINE int64_t rs_max(int64_t a, int64_t b) { return a > b ? a : b; }
 RS_INLINE int64_t rs_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 RS_INLINE int rs_padded(const rs_args *a) { return a->pd[0] || a->pd[1] || a->pd[2] || a->pd[3]; }
 
+/* Copy one image (blocks, h, w, lanes) with zeros left and right of each row. Ends with a barrier. */
+RS_INLINE void rs_pad_rows(const rs_args *a, const float *x, float *to, int64_t blocks, int64_t lanes) {
+    const int64_t left = a->pd[1] * lanes, middle = a->w * lanes, right = a->pd[3] * lanes;
+#pragma omp for schedule(static)
+    for (int64_t line = 0; line < blocks * a->h; line++) {
+        float *row = to + line * (left + middle + right);
+        memset(row, 0, sizeof(float) * left);
+        memcpy(row + left, x + line * middle, sizeof(float) * middle);
+        memset(row + left + middle, 0, sizeof(float) * right);
+    }
+}
+
 #endif

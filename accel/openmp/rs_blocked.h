@@ -82,18 +82,6 @@ static row_fn *const ROWS[2][2][3] = {
     {{row_1_1_BLOCKED, row_2_1_BLOCKED, row_4_1_BLOCKED}, {row_1_2_BLOCKED, row_2_2_BLOCKED, row_4_2_BLOCKED}},
 };
 
-/* Copy one image, with zeros left and right of each row. */
-static void pad(const rs_args *a, const float *x, float *to, int64_t blocks, int64_t vin) {
-    const int64_t left = a->pd[1] * vin, middle = a->w * vin, right = a->pd[3] * vin;
-#pragma omp for schedule(static)
-    for (int64_t line = 0; line < blocks * a->h; line++) {
-        float *row = to + line * (left + middle + right);
-        memset(row, 0, sizeof(float) * left);
-        memcpy(row + left, x + line * middle, sizeof(float) * middle);
-        memset(row + left + middle, 0, sizeof(float) * right);
-    }
-}
-
 /* The whole layer; conv2d_dense_blocked.c and conv2d_ternary_blocked.c call it. */
 RS_INLINE void rs_blocked(const rs_args *a, rs_vec table) {
     const int64_t vin = a->x_block, blocks = rs_ceil(a->c, vin), outs = rs_ceil(a->k, RS_V);
@@ -108,7 +96,7 @@ RS_INLINE void rs_blocked(const rs_args *a, rs_vec table) {
     for (int64_t n0 = 0; n0 < a->n; n0 += pass) {
         const float *x = (const float *)a->x[0] + n0 * in;
         if (padded) {
-            pad(a, x, a->scratch, blocks, vin);
+            rs_pad_rows(a, x, a->scratch, blocks, vin);
             x = a->scratch;
         }
 #pragma omp for collapse(4) schedule(static)
