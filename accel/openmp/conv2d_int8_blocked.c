@@ -39,8 +39,10 @@ RS_INLINE void tile(const image *m, int64_t p, int64_t q, const int KB, const in
                     RS_UNROLL for (int i = 0; i < PX; i++) RS_UNROLL for (int b = 0; b < KB; b++)
                         acc[b][i] = rs_dot4(acc[b][i], x + c + i * ST * CB, w + b * RS_V * 4);
         }
-    RS_UNROLL for (int b = 0; b < KB; b++)
-        rs_finish_block(a, m->f, m->k + b * RS_V, acc[b], PX, m->y + ((b * m->p + p) * m->q + q) * RS_V);
+    RS_UNROLL for (int b = 0; b < KB; b++) {
+        const rs_rule rule = rs_rule_of(a, m->f, m->k + b * RS_V);
+        rs_finish_block(a, &rule, acc[b], PX, m->y + ((b * m->p + p) * m->q + q) * RS_V);
+    }
 }
 
 RS_INLINE void row(const image *m, int64_t p, int64_t q0, int64_t q1, const int KB, const int ST, const int CB) {

@@ -39,6 +39,16 @@ RS_INLINE rs_ivec rs_dot4(rs_ivec acc, const uint8_t *x, const int8_t *w) {
 #endif
 }
 
+/* acc + x * w of lanes whose values fit 16 bits. */
+RS_INLINE rs_ivec rs_multiply_add(rs_ivec acc, rs_ivec x, rs_ivec w) {
+#if defined(__AVX512VNNI__) && RS_V == 16
+    /* the sum of two 16-bit products, of which the upper one is made zero */
+    return (rs_ivec)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)x, (__m512i)(w & 0xffff));
+#else
+    return acc + x * w;
+#endif
+}
+
 typedef struct {
     const int32_t *constant, *m0, *shift, *zero, *low, *high;
     const float *unit;
@@ -69,7 +79,14 @@ typedef int64_t rs_long __attribute__((vector_size(4 * RS_V)));
 
 RS_INLINE rs_long rs_even(rs_ivec x) { return (rs_long)x << 32 >> 32; }
 RS_INLINE rs_long rs_odd(rs_ivec x) { return (rs_long)x >> 32; }
-RS_INLINE rs_long rs_pick(rs_long mask, rs_long yes, rs_long no) { return (mask & yes) | (~mask & no); }
+RS_INLINE rs_long rs_clamp(rs_long x, rs_long low, rs_long high) {
+#if defined(__AVX512F__) && RS_V == 16
+    return (rs_long)_mm512_max_epi64((__m512i)low, _mm512_min_epi64((__m512i)high, (__m512i)x));
+#else
+    const rs_long below = x < low, above = x > high;
+    return (below & low) | (above & high) | (~(below | above) & x);
+#endif
+}
 
 /* x * m of lanes that hold 32-bit values. */
 RS_INLINE rs_long rs_multiply(rs_long x, rs_long m) {
@@ -85,29 +102,41 @@ typedef struct {
 } rs_scaling;
 
 RS_INLINE rs_long rs_scale(rs_long acc, const rs_scaling *s) {
-    const rs_long v = ((rs_multiply(acc, s->m0) + s->half) >> s->shift) + s->zero;
-    const rs_long w = rs_pick(v < s->low, s->low, v);
-    return rs_pick(w > s->high, s->high, w);
+    return rs_clamp(((rs_multiply(acc, s->m0) + s->half) >> s->shift) + s->zero, s->low, s->high);
 }
 
-/* Sums of RS_V neighbouring channels, from k on, of PX neighbouring pixels, to y from `at` on. */
-RS_INLINE void rs_finish_block(const rs_args *a, const rs_finish *f, int64_t k, const rs_ivec *acc, const int PX, int64_t at) {
+/* The rule for RS_V neighbouring channels, from k on: made once, used for many pixels. */
+typedef struct {
+    rs_scaling even, odd;
+    rs_vec unit;
+} rs_rule;
+
+RS_INLINE rs_rule rs_rule_of(const rs_args *a, const rs_finish *f, int64_t k) {
+    rs_rule rule;
     if (!a->to_int8) {
-        const rs_vec unit = rs_load(f->unit + k);
+        rule.unit = rs_load(f->unit + k);
+        return rule;
+    }
+#define RS_LANES(WHICH, FIELD) rule.WHICH.FIELD = rs_##WHICH(*(const rs_ivec_any *)(f->FIELD + k))
+#define RS_SCALING(WHICH)                                                                                             \
+    RS_LANES(WHICH, m0), RS_LANES(WHICH, shift), RS_LANES(WHICH, zero), RS_LANES(WHICH, low), RS_LANES(WHICH, high), \
+        rule.WHICH.half = ((rs_long){0} + 1) << rule.WHICH.shift >> 1
+    RS_SCALING(even);
+    RS_SCALING(odd);
+    return rule;
+}
+
+/* Sums of PX neighbouring pixels, to y from `at` on. */
+RS_INLINE void rs_finish_block(const rs_args *a, const rs_rule *rule, const rs_ivec *acc, const int PX, int64_t at) {
+    if (!a->to_int8) {
         float *y = (float *)a->y + at;
         RS_UNROLL for (int i = 0; i < PX; i++)
-            rs_store(y + i * RS_V, rs_activate(__builtin_convertvector(acc[i], rs_vec) * unit, a->activation));
+            rs_store(y + i * RS_V, rs_activate(__builtin_convertvector(acc[i], rs_vec) * rule->unit, a->activation));
         return;
     }
-#define RS_LANES(WHICH, FIELD) WHICH(*(const rs_ivec_any *)(f->FIELD + k))
-#define RS_SCALING(WHICH)                                                                                 \
-    {.m0 = RS_LANES(WHICH, m0), .shift = RS_LANES(WHICH, shift), .zero = RS_LANES(WHICH, zero),            \
-     .low = RS_LANES(WHICH, low), .high = RS_LANES(WHICH, high)}
-    rs_scaling even = RS_SCALING(rs_even), odd = RS_SCALING(rs_odd);
-    even.half = ((rs_long){0} + 1) << even.shift >> 1, odd.half = ((rs_long){0} + 1) << odd.shift >> 1;
     int8_t *y = (int8_t *)a->y + at;
     RS_UNROLL for (int i = 0; i < PX; i++) {
-        const rs_long lower = rs_scale(rs_even(acc[i]), &even), upper = rs_scale(rs_odd(acc[i]), &odd) << 32;
+        const rs_long lower = rs_scale(rs_even(acc[i]), &rule->even), upper = rs_scale(rs_odd(acc[i]), &rule->odd) << 32;
         const rs_ivec v = (rs_ivec)((lower & 0xffffffff) | upper);
         *(rs_bytes *)(y + i * RS_V) = __builtin_convertvector(__builtin_convertvector(v, rs_shorts), rs_bytes);
     }
