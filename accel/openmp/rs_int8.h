@@ -22,9 +22,21 @@
 typedef int8_t rs_bytes __attribute__((vector_size(RS_V), aligned(1), may_alias));
 typedef int16_t rs_shorts __attribute__((vector_size(2 * RS_V)));
 
-/* RS_V bytes as int32. In two steps, since gcc makes vector instructions only of conversions to twice the width. */
+/* RS_V bytes to int32 and back (values that fit). gcc makes single instructions only of steps to twice or half the
+   width, and moves halves about in between; the intrinsics do it in one. */
 RS_INLINE rs_ivec rs_bytes_at(const int8_t *x) {
+#if defined(__AVX512F__) && RS_V == 16
+    return (rs_ivec)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)x));
+#else
     return __builtin_convertvector(__builtin_convertvector(*(const rs_bytes *)x, rs_shorts), rs_ivec);
+#endif
+}
+RS_INLINE void rs_store_bytes(int8_t *y, rs_ivec v) {
+#if defined(__AVX512F__) && RS_V == 16
+    _mm_storeu_si128((__m128i *)y, _mm512_cvtepi32_epi8((__m512i)v));
+#else
+    *(rs_bytes *)y = __builtin_convertvector(__builtin_convertvector(v, rs_shorts), rs_bytes);
+#endif
 }
 
 /* acc[i] += sum over j < 4 of x[j] * w[4*i + j]: four unsigned bytes, the same for all lanes, times signed ones. */
@@ -138,7 +150,7 @@ RS_INLINE void rs_finish_block(const rs_args *a, const rs_rule *rule, const rs_i
     RS_UNROLL for (int i = 0; i < PX; i++) {
         const rs_long lower = rs_scale(rs_even(acc[i]), &rule->even), upper = rs_scale(rs_odd(acc[i]), &rule->odd) << 32;
         const rs_ivec v = (rs_ivec)((lower & 0xffffffff) | upper);
-        *(rs_bytes *)(y + i * RS_V) = __builtin_convertvector(__builtin_convertvector(v, rs_shorts), rs_bytes);
+        rs_store_bytes(y + i * RS_V, v);
     }
 }
 
