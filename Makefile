@@ -11,7 +11,7 @@ bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(ARGS)
+	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

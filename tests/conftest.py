@@ -18,6 +18,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Given with "=": a folder that stands alone would move pytest's root, and with it this file, out of sight."""
     parser.addoption("--cifar10", metavar="DIR", help="folder with CIFAR-10 archives, for the tests that read images")
 
 
@@ -31,10 +32,10 @@ def cifar10(request: pytest.FixtureRequest) -> Path:
     """The folder with CIFAR-10 archives. A folder that is named but missing is an error, not a skip."""
     asked = request.config.getoption("--cifar10")
     if not asked:
-        pytest.skip("CIFAR-10 is not at hand: give the folder of its archives, pytest --cifar10 DIR")
+        pytest.skip("CIFAR-10 is not at hand: give the folder of its archives, pytest --cifar10=DIR")
     folder = Path(asked).expanduser().absolute()
     if not folder.is_dir():
-        pytest.fail(f"--cifar10 {asked}: no such folder", pytrace=False)
+        pytest.fail(f"--cifar10={asked}: no such folder", pytrace=False)
     return folder
 
 
