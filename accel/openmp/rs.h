@@ -73,6 +73,17 @@ RS_INLINE rs_vec rs_select(rs_ivec mask, rs_vec yes, rs_vec no) {
     return (rs_vec)((mask & (rs_ivec)yes) | (~mask & (rs_ivec)no));
 }
 
+/* table[index modulo RS_V], lane by lane. */
+RS_INLINE rs_vec rs_look_up(rs_vec table, rs_ivec index) {
+#ifdef __clang__
+    rs_vec v;
+    for (int i = 0; i < RS_V; i++) v[i] = table[index[i] & (RS_V - 1)];
+    return v;
+#else
+    return __builtin_shuffle(table, index);
+#endif
+}
+
 /* max(x, 0), then min(.., 6). A comparison with NaN is false, so NaN stays NaN. */
 RS_INLINE float rs_activate1(float x, int64_t activation) {
     if (activation != RS_NONE) x = x < 0 ? 0 : x;

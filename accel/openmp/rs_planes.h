@@ -36,7 +36,7 @@ RS_INLINE void rs_plane_row(float *row, const float *line, const float *end, rs_
         rs_ivec even = {0};
         for (int i = 0; i < RS_V / 2; i++) even[i] = 2 * i;
         for (; q + RS_V / 2 <= m.last && line + 2 * q + m.shift + RS_V <= end; q += RS_V / 2) {
-            const rs_vec v = __builtin_shuffle(rs_load(line + 2 * q + m.shift), even);
+            const rs_vec v = rs_look_up(rs_load(line + 2 * q + m.shift), even);
             memcpy(row + q, &v, sizeof(float) * RS_V / 2);
         }
     }

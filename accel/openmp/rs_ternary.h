@@ -22,10 +22,10 @@ typedef uint8_t rs_stored;
 RS_INLINE rs_vec rs_weights(const rs_stored *w, rs_vec table) {
     typedef uint32_t words __attribute__((vector_size(4 * RS_V)));
     words shift = {0, 2, 4, 6};
-#if RS_V > 4
     for (int i = 4; i < RS_V; i++) shift[i] = 2 * i;
-#endif
-    return __builtin_shuffle(table, (rs_ivec)(((words){0} + *w) >> shift));
+    return rs_look_up(table, (rs_ivec)(((words){0} + *w) >> shift));
 }
+
+#endif
 
 #endif

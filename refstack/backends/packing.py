@@ -173,7 +173,7 @@ def ternary_planar(v: int, node: Node, case: Case) -> Packed:
     middles = starts + before[stops] - before[starts]
     return {
         "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"],
-        "middles": contiguous(middles.astype(np.int32)), "blocks": sparse["blocks"], "scales": contiguous(weight.scales),
+        "middles": middles.astype(np.int32), "blocks": sparse["blocks"], "scales": weight.scales,
     }  # fmt: skip
 
 
