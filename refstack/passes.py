@@ -97,22 +97,29 @@ def shrink_channels(graph: Graph, keep: Mapping[str, Sequence[int] | Array]) -> 
     Raises      UsageError no such layer or indices; ShapeError an addition, a group or the network's output would
                 lose channels that it needs; FormatError a weight that shrinks is not dense
     """
+    alive = kept_channels(graph, keep)
     shapes = graph.shapes()
-    _check_keep(graph, keep, shapes)
-    alive = {INPUT: np.arange(graph.input_shape[0])}
     nodes = []
     for node in graph:
-        inputs = [alive[name] for name in node.inputs]
-        sources = [shapes[name] for name in node.inputs]
-        kept = _outputs(graph, node, inputs, sources, keep)
-        alive[node.name] = kept
-        columns = _columns(node.op, inputs[0], sources[0])
-        nodes.append(_shrink(node, kept, columns, len(inputs[0])))
-    if len(alive[graph.output]) != shapes[graph.output][1]:
-        raise ShapeError(f"{graph.name}.{graph.output}: the network's output would lose channels; keep all of them")
+        channels = alive[node.inputs[0]]
+        columns = _columns(node.op, channels, shapes[node.inputs[0]])
+        nodes.append(_shrink(node, alive[node.name], columns, len(channels)))
     small = graph.with_nodes(nodes)
     small.check()
     return small
+
+
+def kept_channels(graph: Graph, keep: Mapping[str, Sequence[int] | Array]) -> dict[str, Array]:
+    """Which channels of the input and of every node's output are left when these are chosen; raises as shrink does."""
+    shapes = graph.shapes()
+    _check_keep(graph, keep, shapes)
+    alive = {INPUT: np.arange(graph.input_shape[0])}
+    for node in graph:
+        inputs, sources = ([of[name] for name in node.inputs] for of in (alive, shapes))
+        alive[node.name] = _outputs(graph, node, inputs, sources, keep)
+    if len(alive[graph.output]) != shapes[graph.output][1]:
+        raise ShapeError(f"{graph.name}.{graph.output}: the network's output would lose channels; keep all of them")
+    return alive
 
 
 def depthwise(op: Op, channels: int) -> bool:

@@ -239,6 +239,57 @@ def test_channels_that_are_nothing_are_not_missed() -> None:
     np.testing.assert_array_equal(run(pruned, x), run(graph, x))
 
 
+def doubled(graph: Graph) -> Graph:
+    """Filters 1, 3, 5 .. are half of filters 0, 2, 4 ..: after ReLU one channel says what two did."""
+    nodes = []
+    for node in prepare(graph):
+        if node.weight is not None and node.name != "fc2":
+            assert node.bias is not None
+            matrix, bias = node.weight.decode(), node.bias.copy()
+            matrix *= 8 / np.abs(matrix).sum(axis=1, keepdims=True)  # equal norms, so that the halves are the smallest
+            matrix[1::2], bias[1::2] = matrix[::2] / 2, bias[::2] / 2
+            node = replace(node, weight=Dense(matrix), bias=bias)
+        nodes.append(node)
+    return graph.with_nodes(nodes)
+
+
+def test_later_layers_make_up_for_lost_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = doubled(draw(chain(), 4))
+    x, other = images(graph, 40, seed=2), images(graph, 10, seed=3)
+    wanted = run(graph, other.astype(np.float64))
+
+    def error(**given: Any) -> float:
+        pruned = compress(graph, "channel", 0.5, **given)
+        assert pruned.shapes()["b"] == (1, 4, 8, 8)
+        return float(np.abs(run(pruned, other.astype(np.float64)) - wanted).max() / np.abs(wanted).max())
+
+    plain, calibrated = error(), error(calibration=x)
+    assert plain > 0.1
+    assert calibrated < plain / 20
+    # Nothing is lost but the ridge and one rounding of each weight in four layers
+    monkeypatch.setattr("refstack.compress.channel.RIDGE", 1e-12)
+    assert error(calibration=x) < 1e-5
+
+
+def test_reconstruction_changes_nothing_that_lost_nothing() -> None:
+    graph = draw(small(), 4)
+    calibrated = compress(graph, "channel", 0.0, calibration=images(graph, 20))
+    assert calibrated.sha256() == prepare(graph).sha256()
+    pruned, plain = (compress(graph, "channel", 0.5, **given) for given in ({"calibration": images(graph, 20)}, {}))
+    for node in plain:
+        if node.weight is not None:  # mid and back read what stem and mid lost; nothing else is refitted
+            same = np.array_equal(matrix(pruned, node.name), node.weight.decode())
+            assert same == (node.name not in ("mid", "back", "proj", "fc2")), node.name
+
+
+def test_dead_channels_do_no_harm_to_the_fit() -> None:
+    graph = prepare(draw(chain(), 4))
+    silent = {"weight": Dense(np.zeros((6, 27), np.float32)), "bias": np.full(6, -1, np.float32)}
+    graph = graph.with_nodes([replace(n, **silent) if n.name == "a" else n for n in graph])
+    pruned = compress(graph, "channel", 0.5, calibration=images(graph, 20))
+    assert np.isfinite(run(pruned, images(graph))).all()
+
+
 # Ternary
 
 

@@ -5,6 +5,7 @@ Next: magnitude.py
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +13,12 @@ import numpy as np
 from refstack.datasets import preprocess
 from refstack.errors import ShapeError, UsageError
 from refstack.formats import Array
-from refstack.graph import INPUT, Graph
+from refstack.graph import INPUT, Graph, Node
 from refstack.ops import BatchNorm
 from refstack.reference import layer
 
 IMAGES = 32
+BATCH = 16
 
 
 def smooth_images(n: int = IMAGES, seed: int = 0) -> Array:
@@ -47,7 +49,7 @@ def reestimate(graph: Graph, images: Array | None) -> Graph:
 
     Args        images  float32 (n, c, h, w); None leaves the graph as it is
     Raises      UsageError the graph has no batch-norm left
-    Cost        one inference of n images, all at once
+    Cost        one inference of n images
     """
     if images is None:
         return graph
@@ -56,16 +58,27 @@ def reestimate(graph: Graph, images: Array | None) -> Graph:
             f"{graph.name}: no batch-norm is left to be calibrated; compress the network as it was trained"
         )
     values = {INPUT: check_images(graph, images)}
-    last = {name: node.name for node in graph for name in node.inputs}
     nodes = []
-    for node in graph:
-        inputs = [values[name] for name in node.inputs]
+    for node, done in last_readers(graph):
         if isinstance(node.op, BatchNorm):
-            x = inputs[0].astype(np.float64)
+            x = values[node.inputs[0]].astype(np.float64)
             node = replace(node, mean=x.mean((0, 2, 3)).astype(np.float32), var=x.var((0, 2, 3)).astype(np.float32))
-        values[node.name] = layer(node, *inputs)
+        values[node.name] = compute(node, values)
         nodes.append(node)
-        for name in node.inputs:
-            if last[name] == node.name:
-                values.pop(name, None)
+        for name in done:
+            del values[name]
     return graph.with_nodes(nodes)
+
+
+def compute(node: Node, values: Mapping[str, Array]) -> Array:
+    """The node's output for all images, BATCH of them at a time: unfolded windows take much memory."""
+    inputs = [values[name] for name in node.inputs]
+    starts = range(0, len(inputs[0]), BATCH)
+    return np.concatenate([layer(node, *(x[start : start + BATCH] for x in inputs)) for start in starts])
+
+
+def last_readers(graph: Graph) -> Iterator[tuple[Node, list[str]]]:
+    """Every node with the values that nobody reads after it."""
+    last = {name: node.name for node in graph for name in node.inputs}
+    for node in graph:
+        yield node, [name for name in dict.fromkeys(node.inputs) if last[name] == node.name]

@@ -17,16 +17,14 @@ from typing import Literal
 
 import numpy as np
 
-from refstack.compress.calibration import check_images, smooth_images
+from refstack.compress.calibration import check_images, compute, last_readers, smooth_images
 from refstack.compress.layers import layers
 from refstack.errors import UsageError
 from refstack.formats import Array, Int8, Quant
 from refstack.graph import INPUT, Graph, Node
 from refstack.ops import Flatten, Linear, MaxPool2d, Quantize
 from refstack.passes import prepare
-from refstack.reference import trace
 
-BATCH = 16
 SAMPLE = 1 << 18  # values that the mean squared error is taken over
 SHRINK = np.linspace(1, 0.3, 29)  # shares of the full range that are tried
 TINY = float(np.finfo(np.float32).tiny)
@@ -55,7 +53,7 @@ def quantize(graph: Graph, calibration: Array | None = None, ranges: Literal["mi
     carried = {name: _source(graph, graph[name].inputs[0]) for name in chosen}  # layer -> where its input was computed
     direct = {source for source in carried.values() if source in chosen and _feeds_only(graph, source, chosen)}
     reads = {name: source if source in direct else graph[name].inputs[0] for name, source in carried.items()}
-    grids = {name: rules[ranges](values) for name, values in _values(graph, images, set(reads.values())).items()}
+    grids = _grids(graph, images, set(reads.values()), rules[ranges])
 
     nodes: list[Node] = []
     for value in (INPUT, *(node.name for node in graph)):
@@ -121,11 +119,12 @@ def _feeds_only(graph: Graph, name: str, chosen: set[str]) -> bool:
     )
 
 
-def _values(graph: Graph, images: Array, names: set[str]) -> dict[str, Array]:
-    """The named values for all images, computed BATCH at a time."""
-    parts: dict[str, list[Array]] = {name: [] for name in names}
-    for start in range(0, len(images), BATCH):
-        values = trace(graph, images[start : start + BATCH])
-        for name, found in parts.items():
-            found.append(values[name])
-    return {name: np.concatenate(found) for name, found in parts.items()}
+def _grids(graph: Graph, images: Array, names: set[str], rule: Callable[[Array], Quant]) -> dict[str, Quant]:
+    """The named values' grids, by what all images give."""
+    values, grids = {INPUT: images}, {}
+    for node, done in last_readers(graph):
+        values[node.name] = compute(node, values)
+        grids.update({name: rule(values[name]) for name in done if name in names})
+        for name in done:
+            del values[name]
+    return grids
