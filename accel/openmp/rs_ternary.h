@@ -27,5 +27,3 @@ RS_INLINE rs_vec rs_weights(const rs_stored *w, rs_vec table) {
 }
 
 #endif
-
-#endif
