@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,29 @@ def sources() -> Path:
     return inside if inside.is_dir() else package.parent / "accel" / "openmp"
 
 
+@contextmanager
+def brief_spinning() -> Iterator[None]:
+    """Let libgomp's threads wait for each other some 0.2 ms awake, then asleep; it reads this once, when it is loaded.
+
+    Its own limit is many milliseconds. On a busy machine, where a thread may be waiting for one that another process keeps
+    from running, that costs a multiple of the network's time at every barrier. A setting of the user's stands.
+    """
+    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = "3000"
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
+
+
 @cache
 def library() -> ctypes.CDLL:
     """The compiled kernels."""
     folder = sources()
-    loaded = build.library(sorted(folder.glob("*.c")), sorted(folder.glob("*.h")))
+    with brief_spinning():
+        loaded = build.library(sorted(folder.glob("*.c")), sorted(folder.glob("*.h")))
     loaded.rs_run.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     loaded.rs_run.restype = None
     assert loaded.rs_args_bytes() == ctypes.sizeof(Args), "rs_args in rs.h and Args in openmp.py differ"
