@@ -73,8 +73,8 @@ def sources() -> Path:
 def brief_spinning() -> Iterator[None]:
     """Let libgomp's threads wait for each other some 0.2 ms awake, then asleep; it reads this once, when it is loaded.
 
-    Its own limit is many milliseconds. On a busy machine, where a thread may be waiting for one that another process keeps
-    from running, that costs a multiple of the network's time at every barrier. A setting of the user's stands.
+    Its own limit is many milliseconds. On a busy machine, where a thread may be waiting for one that another process
+    keeps from running, that makes a network several times slower. What the user has set stands.
     """
     if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         yield
