@@ -69,7 +69,8 @@ void rs_conv2d_dense_depthwise(const rs_args *a) {
         for (int64_t b = 0; b < blocks; b++)
             for (int64_t p = 0; p < a->p; p++) {
                 const line m = {.a = a, .x = (const float *)a->x[0] + (n * blocks + b) * a->h * a->w * RS_V,
-                                .w = (const float *)a->pack[0] + b * a->r * a->s * RS_V, .bias = rs_load(a->bias + b * RS_V),
+                                .w = (const float *)a->pack[0] + b * a->r * a->s * RS_V,
+                                .bias = rs_load(a->bias + b * RS_V),
                                 .y = (float *)a->y + ((n * blocks + b) * a->p + p) * a->q * RS_V, .p = p};
                 if (a->r == 3 && a->s == 3) row(&m, inner, outer, 3, 3); /* loops of known length unroll */
                 else row(&m, inner, outer, a->r, a->s);

@@ -52,7 +52,9 @@ RS_INLINE void row(const image *m, int64_t p, int64_t q0, int64_t q1, const int 
 }
 
 #define ROW(KB, ST, CB) \
-    static void row_##KB##_##ST##_##CB(const image *m, int64_t p, int64_t q0, int64_t q1) { row(m, p, q0, q1, KB, ST, CB); }
+    static void row_##KB##_##ST##_##CB(const image *m, int64_t p, int64_t q0, int64_t q1) { \
+        row(m, p, q0, q1, KB, ST, CB);                                               \
+    }
 #define BLOCKED RS_V
 ROW(1, 1, 4) ROW(2, 1, 4) ROW(4, 1, 4) ROW(1, 2, 4) ROW(2, 2, 4) ROW(4, 2, 4)
 ROW(1, 1, BLOCKED) ROW(2, 1, BLOCKED) ROW(4, 1, BLOCKED) ROW(1, 2, BLOCKED) ROW(2, 2, BLOCKED) ROW(4, 2, BLOCKED)
@@ -116,7 +118,8 @@ void rs_conv2d_int8_blocked(const rs_args *a) {
                         size = outs - first >= 2 ? 2 : 1;
                         if (group > full) first += 2, size = 1;
                     }
-                    const image m = {.a = a, .f = &f, .x = a->scratch, .blocks = blocks, .h = h, .w_ = w, .p = p, .q = q,
+                    const image m = {.a = a, .f = &f, .x = a->scratch, .blocks = blocks, .h = h, .w_ = w,
+                                     .p = p, .q = q,
                                      .w = (const int8_t *)a->pack[0] + first * RS_V * blocks * a->r * a->s * cb,
                                      .k = first * RS_V, .y = (n * outs + first) * p * q * RS_V};
                     ROWS[a->x_block > 1][a->st[1] == 2][size / 2](&m, i, j * piece, rs_min(q, (j + 1) * piece));

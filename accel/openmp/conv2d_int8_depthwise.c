@@ -44,7 +44,8 @@ static void pixel(const line *m, int64_t q) {
     for (int64_t r = 0; r < a->r; r++) {
         const int8_t *x = taps_row(m, q, r);
         for (int64_t s = s0; x && s < s1; s++)
-            acc = rs_multiply_add(acc, rs_bytes_at(x + s * a->dl[1] * RS_V) - m->zero, rs_bytes_at(m->w + (r * a->s + s) * RS_V));
+            acc = rs_multiply_add(acc, rs_bytes_at(x + s * a->dl[1] * RS_V) - m->zero,
+                                  rs_bytes_at(m->w + (r * a->s + s) * RS_V));
     }
     finish(m, q, &acc, 1);
 }
@@ -77,7 +78,8 @@ void rs_conv2d_int8_depthwise(const rs_args *a) {
         for (int64_t b = 0; b < blocks; b++)
             for (int64_t p = 0; p < a->p; p++) {
                 const rs_rule rule = rs_rule_of(a, &f, b * RS_V);
-                const line m = {.a = a, .rule = &rule, .x = (const int8_t *)a->x[0] + (n * blocks + b) * a->h * a->w * RS_V,
+                const line m = {.a = a, .rule = &rule,
+                                .x = (const int8_t *)a->x[0] + (n * blocks + b) * a->h * a->w * RS_V,
                                 .w = (const int8_t *)a->pack[0] + b * a->r * a->s * RS_V,
                                 .constant = *(const rs_ivec_any *)(f.constant + b * RS_V),
                                 .zero = (rs_ivec){0} + (int32_t)((const int64_t *)a->pack[1])[1],

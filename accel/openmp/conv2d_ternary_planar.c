@@ -13,7 +13,8 @@
 #include "rs_planar.h"
 
 /* sum[i] = the planes at offsets begin .. end, added up by SETS sums of their own for each vector. */
-RS_INLINE void add_up(const rs_job *t, const float *x, int64_t e, int64_t end, rs_vec *sum, const int T, const int SETS) {
+RS_INLINE void add_up(const rs_job *t, const float *x, int64_t e, int64_t end, rs_vec *sum, const int T,
+                      const int SETS) {
     const int32_t *offset = t->a->pack[1];
     rs_vec acc[4][RS_TILE];
     RS_UNROLL for (int j = 0; j < SETS; j++) RS_UNROLL for (int i = 0; i < T; i++) acc[j][i] = (rs_vec){0};
@@ -29,7 +30,8 @@ RS_INLINE void add_up(const rs_job *t, const float *x, int64_t e, int64_t end, r
 }
 
 RS_INLINE void filter(const rs_job *t, int64_t pixel, const int T, const int SETS) {
-    const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry, middle = ((const int32_t *)t->a->pack[2])[t->entry];
+    const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry;
+    const int32_t middle = ((const int32_t *)t->a->pack[2])[t->entry];
     const float *x = t->planes + pixel, *scales = t->a->pack[4];
     rs_vec plus[RS_TILE], minus[RS_TILE];
     add_up(t, x, ends[0], middle, plus, T, SETS);

@@ -39,7 +39,8 @@ void rs_add_float32(const rs_args *a) {
     for (int64_t piece = 0; piece < pieces; piece++) {
         const int64_t end = rs_min(count, (piece + 1) * PIECE);
         int64_t i = piece * PIECE;
-        for (; i + RS_V <= end; i += RS_V) rs_store(y + i, rs_activate(rs_load(x0 + i) + rs_load(x1 + i), a->activation));
+        for (; i + RS_V <= end; i += RS_V)
+            rs_store(y + i, rs_activate(rs_load(x0 + i) + rs_load(x1 + i), a->activation));
         for (; i < end; i++) y[i] = rs_activate1(x0[i] + x1[i], a->activation);
     }
 }
@@ -55,7 +56,8 @@ void rs_batchnorm_dense(const rs_args *a) {
             if (lanes == 1)
                 for (int64_t i = 0; i < pixels; i++) y[i] = (x[i] - mean[b]) * scale[b] + a->bias[b];
             else {
-                const rs_vec m = rs_load(mean + b * RS_V), s = rs_load(scale + b * RS_V), t = rs_load(a->bias + b * RS_V);
+                const rs_vec m = rs_load(mean + b * RS_V), s = rs_load(scale + b * RS_V);
+                const rs_vec t = rs_load(a->bias + b * RS_V);
                 for (int64_t i = 0; i < pixels; i++) rs_store(y + i * RS_V, (rs_load(x + i * RS_V) - m) * s + t);
             }
         }

@@ -1,6 +1,6 @@
 /* float32 to int8.
 
-       q = clamp(round_half_even(x / scale) + zero_point, -128, 127)      in double;  NaN, which has no place, gives -128
+       q = clamp(round_half_even(x / scale) + zero_point, -128, 127)   in double;  NaN, which has no place, gives -128
 
    Division is slow, so x / scale is first taken as x * (1 / scale). That differs by a few units in the last of 53 bits,
    which matters only where the quotient lies next to a half: a vector with such a lane is divided after all.

@@ -15,8 +15,8 @@
    Weights    [k / (KB*V)][c / VIN][r][s][VIN c][KB][V k]   so a tile reads them as one stream.
               VIN is V, or 1 where x is plain nchw (the first layer: 3 channels would leave 13 of 16 lanes idle).
               KB is pack[1]; a last group narrower than KB has 2 or 1 blocks.
-   Reads      x nchw<V>c (x_block = V) or nchw (x_block = 1);  pack[0] weights;  pack[1] int64 {KB};  pack[2] table (RS_V,) where
-              weights are codes;  bias
+   Reads      x nchw<V>c (x_block = V) or nchw (x_block = 1);  pack[0] weights;  pack[1] int64 {KB};
+              pack[2] table (RS_V,) where weights are codes;  bias
    Writes     y nchw<V>c
    Scratch    one image with padded rows (ceil(c/VIN), h, left+w+right, VIN) where there is padding at the sides
    Threads    (group of blocks, output row) in that order, so a thread's weights stay in its cache
@@ -37,7 +37,8 @@ typedef struct {
 
 RS_INLINE void tile(const image *m, int64_t p, int64_t q, const int KB, const int PX, const int ST, const int VIN) {
     rs_vec acc[4][12];
-    RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < PX; i++) acc[b][i] = rs_load(m->bias + b * RS_V);
+    RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < PX; i++)
+        acc[b][i] = rs_load(m->bias + b * RS_V);
     const rs_stored *w = m->w;
     const rs_vec table = m->table;
     for (int64_t cb = 0; cb < m->blocks; cb++)
@@ -70,7 +71,9 @@ RS_INLINE void row(const image *m, int64_t p, int64_t q0, int64_t q1, const int 
 }
 
 #define ROW(KB, ST, VIN) \
-    static void row_##KB##_##ST##_##VIN(const image *m, int64_t p, int64_t q0, int64_t q1) { row(m, p, q0, q1, KB, ST, VIN); }
+    static void row_##KB##_##ST##_##VIN(const image *m, int64_t p, int64_t q0, int64_t q1) { \
+        row(m, p, q0, q1, KB, ST, VIN);                                               \
+    }
 #define BLOCKED RS_V
 ROW(1, 1, 1) ROW(2, 1, 1) ROW(4, 1, 1) ROW(1, 2, 1) ROW(2, 2, 1) ROW(4, 2, 1)
 ROW(1, 1, BLOCKED) ROW(2, 1, BLOCKED) ROW(4, 1, BLOCKED) ROW(1, 2, BLOCKED) ROW(2, 2, BLOCKED) ROW(4, 2, BLOCKED)
@@ -112,10 +115,11 @@ RS_INLINE void rs_blocked(const rs_args *a, rs_vec table) {
                             if (group > outs / most) first += 2, size = 1;
                         }
                         const image m = {
-                            .x = x + n * in, .w = (const rs_stored *)a->pack[0] + first * blocks * a->r * a->s * vin * RS_STORED, .table = table,
+                            .x = x + n * in, .table = table,
+                            .w = (const rs_stored *)a->pack[0] + first * blocks * a->r * a->s * vin * RS_STORED,
                             .bias = a->bias + first * RS_V,
-                            .y = (float *)a->y + (n0 + n) * out + first * p * q * RS_V, .blocks = blocks, .h = h, .w_ = w,
-                            .top = a->pd[0], .p = p, .q = q, .r = a->r, .s = a->s,
+                            .y = (float *)a->y + (n0 + n) * out + first * p * q * RS_V,
+                            .blocks = blocks, .h = h, .w_ = w, .top = a->pd[0], .p = p, .q = q, .r = a->r, .s = a->s,
                             .st = a->st[0], .dh = a->dl[0], .dw = a->dl[1], .activation = a->activation};
                         ROWS[vin > 1][a->st[1] == 2][size / 2](&m, i, j * piece, rs_min(q, (j + 1) * piece));
                     }

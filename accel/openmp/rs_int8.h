@@ -148,7 +148,8 @@ RS_INLINE void rs_finish_block(const rs_args *a, const rs_rule *rule, const rs_i
     }
     int8_t *y = (int8_t *)a->y + at;
     RS_UNROLL for (int i = 0; i < PX; i++) {
-        const rs_long lower = rs_scale(rs_even(acc[i]), &rule->even), upper = rs_scale(rs_odd(acc[i]), &rule->odd) << 32;
+        const rs_long lower = rs_scale(rs_even(acc[i]), &rule->even);
+        const rs_long upper = rs_scale(rs_odd(acc[i]), &rule->odd) << 32;
         const rs_ivec v = (rs_ivec)((lower & 0xffffffff) | upper);
         rs_store_bytes(y + i * RS_V, v);
     }

@@ -31,7 +31,8 @@ enum { AHEAD = 64 * RS_STORED }; /* 64 vectors: far enough to hide the way from 
 RS_INLINE void whole(const map *m, const int KB, const int P, const int ST) {
     const int H = P * ST;
     rs_vec acc[4][16];
-    RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < P * P; i++) acc[b][i] = rs_load(m->bias + b * RS_V);
+    RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < P * P; i++)
+        acc[b][i] = rs_load(m->bias + b * RS_V);
     const float *x = m->x;
     const rs_stored *w = m->w;
     const rs_vec table = m->table;

@@ -26,7 +26,9 @@ typedef struct {
 typedef void rs_filter(const rs_job *, int64_t pixel);
 
 /* What was summed so far in vector i of T, and where it goes. */
-RS_INLINE int64_t rs_in_vector(const rs_job *t, int64_t pixel, int i) { return rs_min(RS_V, t->pixels - pixel - i * RS_V); }
+RS_INLINE int64_t rs_in_vector(const rs_job *t, int64_t pixel, int i) {
+    return rs_min(RS_V, t->pixels - pixel - i * RS_V);
+}
 RS_INLINE rs_vec rs_begin(const rs_job *t, int64_t pixel, int i, const int T) {
     if (t->first) return rs_all(t->a->bias[t->k]);
     return rs_load_some(t->y + pixel + i * RS_V, i < T - 1 ? RS_V : rs_in_vector(t, pixel, i));

@@ -7,7 +7,8 @@
        planes   [c][row mod st][s][rows][q]          rows = p + (r-1)*dl / st
 
    Tap (c, r, s) starts at offset(c,r,s) (packing.Planes.offsets). That is S copies of the image where im2col makes R*S.
-   Behind the last plane lie RS_V numbers that a last, partly filled vector may read; what it makes of them is dropped. */
+   Behind the last plane lie RS_V numbers that a last, partly filled vector may read; what it makes of them is
+   dropped. */
 #ifndef RS_PLANES_H
 #define RS_PLANES_H
 
