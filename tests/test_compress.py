@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 from networks import chain, images, integers, small
 
-from refstack import checkpoint, ops
+from refstack import checkpoint, datasets, ops
 from refstack.compress import TECHNIQUES, compress, to_format
 from refstack.compress.calibration import reestimate, smooth_images
 from refstack.compress.channel import prunable
 from refstack.compress.magnitude import smallest_to_zero
 from refstack.compress.quantize import best_grid, grid
 from refstack.compress.ternary import threshold
+from refstack.datasets import Dataset, preprocess
 from refstack.errors import FormatError, ShapeError, UsageError
 from refstack.formats import Csr, Dense, Int8, Quant, Ternary
 from refstack.graph import INPUT, Graph, Node
 from refstack.models import MODELS
 from refstack.models.builder import Builder
-from refstack.models.zoo import draw
+from refstack.models.zoo import draw, load
 from refstack.passes import fold_batchnorm, prepare
 from refstack.reference import layer, run, trace
 
@@ -484,16 +485,21 @@ def test_grids() -> None:
 
 
 def test_a_dead_filter_keeps_its_bias() -> None:
-    """A row of zeros has no scale of its own; its bias must still come out, to a millionth."""
+    """A row of zeros has no scale of its own; its bias must still come out, to half a step of the accumulator."""
     graph = draw(Builder("dead", (3, 8, 8)).conv("a", 8, 3).globalavgpool().flatten().linear("fc", 2).graph(), 1)
     weight, bias = matrix(graph, "a"), np.linspace(1, 2, 8).astype(np.float32)
     weight[3], weight[4] = 0, 1e-30
     x = images(graph, 20)
     for constant in (bias, np.zeros(8, np.float32)):
         nodes = [replace(n, weight=Dense(weight), bias=constant) if n.name == "a" else n for n in graph]
-        got = trace(compress(graph.with_nodes(nodes), "int8", calibration=x), x)["a"]
-        np.testing.assert_allclose(got[:, 3], constant[3], rtol=2.0**-20)
-        np.testing.assert_allclose(got[:, 4], constant[4], rtol=2.0**-20, atol=1e-28)
+        quantized = compress(graph.with_nodes(nodes), "int8", calibration=x)
+        int8 = quantized["a"].weight
+        assert isinstance(int8, Int8)
+        got = trace(quantized, x)["a"]
+        for row in (3, 4):
+            half = 0.5 * int8.unit[row] + 2 * U * constant[row] + 1e-28  # the last for row 4's products
+            assert half < 1e-3
+            assert (np.abs(got[:, row] - constant[row]) <= half).all()
 
 
 def test_made_up_images() -> None:
@@ -503,6 +509,31 @@ def test_made_up_images() -> None:
     assert (x != smooth_images(5, 2)).any()
     assert -2.5 < x.min() < -1.5
     assert 1.5 < x.max() < 2.8
+
+
+# Trained networks, on images
+
+
+def top1(graph: Graph, dataset: Dataset) -> np.ndarray:
+    return np.concatenate([run(graph, x).argmax(axis=1) for x, _ in dataset.batches(50)])
+
+
+def test_int8_keeps_the_classes_of_a_trained_network(cifar10: Path) -> None:
+    """99.7 % of 300 images were measured; 0.95 leaves room for other BLAS libraries and catches a wrong grid."""
+    graph, dataset = load("mobilenet"), datasets.load(cifar10 / "val-lossless.tar.xz").subset(100)
+    assert (top1(compress(graph, "int8"), dataset) == top1(compress(graph, "dense"), dataset)).mean() >= 0.95
+
+
+def test_calibration_repairs_a_trained_network(cifar10: Path) -> None:
+    """Measured on 500 images: weights 10.8 -> 62.8 %, channels 20 -> 78 %."""
+    graph, dataset = load("mobilenet"), datasets.load(cifar10 / "val-lossless.tar.xz").subset(100)
+    x = preprocess(datasets.load(cifar10 / "train.tar.xz").subset(128).images)
+    for technique, level in (("weight", 0.9), ("channel", 0.3)):
+        plain, repaired = (
+            (top1(compress(graph, technique, level, **given), dataset) == dataset.labels).mean()
+            for given in ({}, {"calibration": x})
+        )
+        assert repaired > plain + 0.25, technique
 
 
 # Formats

@@ -23,7 +23,7 @@ import numpy as np
 from refstack.compress.channel import prune_channels
 from refstack.compress.layers import layers, recode
 from refstack.compress.magnitude import prune_weights
-from refstack.compress.quantize import quantize
+from refstack.compress.quantize import quantize_int8
 from refstack.compress.ternary import ternarize
 from refstack.errors import UsageError
 from refstack.formats import FORMATS
@@ -35,7 +35,7 @@ TECHNIQUES: dict[str, Callable[..., Graph]] = {
     "weight": prune_weights,
     "channel": prune_channels,
     "ternary": ternarize,
-    "int8": quantize,
+    "int8": quantize_int8,
 }
 
 

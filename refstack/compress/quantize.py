@@ -1,6 +1,6 @@
 """int8 after training: weights by their size, activations by what a few images show.
 
-    weights       scale[k] = max|w[k]| / 127, a scale for every output channel
+    weights       scale[k] = max|w[k]| / 127, a scale for every output channel (formats/int8.py)
     activations   x ~ scale * (q - zero_point), one grid a value: low = min(0, smallest), high = max(0, largest)
                   scale = (high - low) / 255      zero_point = round(-128 - low / scale)
 
@@ -27,11 +27,10 @@ from refstack.passes import prepare
 
 SAMPLE = 1 << 18  # values that the mean squared error is taken over
 SHRINK = np.linspace(1, 0.3, 29)  # shares of the full range that are tried
-TINY = float(np.finfo(np.float32).tiny)
-BIAS_STEPS = 2.0**24  # a bias is at most so many steps of its accumulator, which float32 still tells apart
+BIAS_STEPS = 2.0**24  # what float32 tells apart, and far below what int32 holds
 
 
-def quantize(graph: Graph, calibration: Array | None = None, ranges: Literal["minmax", "mse"] = "minmax") -> Graph:
+def quantize_int8(graph: Graph, calibration: Array | None = None, ranges: Literal["minmax", "mse"] = "minmax") -> Graph:
     """Eight bits for every convolution and linear layer but the last linear one.
 
     Layers that feed only int8 layers (max-pool and flatten between them or not) put their output on the grid which
@@ -58,9 +57,9 @@ def quantize(graph: Graph, calibration: Array | None = None, ranges: Literal["mi
     nodes: list[Node] = []
     for value in (INPUT, *(node.name for node in graph)):
         if value in chosen:
-            nodes.append(_int8(graph[value], grids[reads[value]], grids[value] if value in direct else None))
-            if reads[value] not in direct:
-                nodes[-1] = replace(nodes[-1], inputs=(f"{reads[value]}_int8",))
+            node = _int8(graph[value], grids[reads[value]], grids[value] if value in direct else None)
+            inputs = node.inputs if reads[value] in direct else (f"{reads[value]}_int8",)
+            nodes.append(replace(node, inputs=inputs))
         elif value != INPUT:
             nodes.append(graph[value])
         if value in grids and value not in direct:
@@ -89,15 +88,12 @@ def _grid(low: float, high: float) -> Quant:
 
 
 def _int8(node: Node, input: Quant, output: Quant | None) -> Node:
-    """The layer in eight bits. Rows of almost nothing get a scale for which their bias is still well told."""
+    """The layer in eight bits. A row of almost nothing gets a scale by which its bias still fits the accumulator."""
     assert node.weight is not None
     matrix = node.weight.decode().astype(np.float64)
     bias = np.zeros(len(matrix)) if node.bias is None else np.abs(node.bias.astype(np.float64))
-    largest = np.abs(matrix).max(axis=1, initial=0) / 127
-    scale = np.maximum.reduce(
-        [largest, bias / (BIAS_STEPS * input.scale), np.full(len(matrix), TINY / min(1, input.scale))]
-    )
-    scale = scale.astype(np.float32)
+    least = np.maximum(bias / BIAS_STEPS, np.finfo(np.float32).tiny) / input.scale
+    scale = np.maximum(np.abs(matrix).max(axis=1) / 127, least).astype(np.float32)
     values = np.clip(np.rint(matrix / scale[:, None].astype(np.float64)), -127, 127).astype(np.int8)
     return replace(node, weight=Int8(values, scale, input, output))
 
