@@ -450,6 +450,7 @@ STRUCTURES: dict[str, tuple[Change, str]] = {
     "grid tiny": (number("e", input={"scale": 1e-320, "zero_point": -3}), "input.scale 1e-320 . scale .* no float32"),
     "grid huge": (number("e", input={"scale": 1e300, "zero_point": -3}), "input.scale 1e.300 . scale .* no float32"),
     "fine output": (number("d", output={"scale": 1e-30, "zero_point": 0}), "int8: output scale is 2..30 times finer"),
+    "finest output": (number("d", output={"scale": 1e-320, "zero_point": 0}), "output scale is 2..30 times finer"),
     "other grid": (number("d", input={"scale": 0.25, "zero_point": -3}), "node 'd': conv2d reads .* wanted Quant"),
     "other output": (number("d", output={"scale": 0.5, "zero_point": 0}), "node 'e': conv2d reads"),
     "float to int8": (lambda s, n: n["d"].update(inputs=["mean"]), "node 'd': conv2d reads .None., wanted Quant"),

@@ -40,12 +40,12 @@ class Quant:
 
 def multiplier(real: float) -> tuple[int, int]:
     """real = M0 * 2**-shift with M0 in [2**30, 2**31) and shift in 1..62: the fixed-point form of a scale."""
+    if not real < 2.0**30 * (1 - 2.0**-32):  # from there on the shift would be below 1; infinity included
+        raise FormatError(f"int8: output scale is 2**30 times finer than the accumulator (ratio {real})")
     mantissa, exponent = math.frexp(real)  # real = mantissa * 2**exponent, mantissa in [0.5, 1)
     m0, shift = round(mantissa * 2**31), 31 - exponent
     if m0 == 2**31:
         m0, shift = 2**30, shift - 1
-    if shift < 1:
-        raise FormatError(f"int8: output scale is 2**30 times finer than the accumulator (ratio {real})")
     return (m0, shift) if shift <= 62 else (0, 62)  # below 2**-31 every accumulator rounds to 0
 
 
