@@ -24,7 +24,7 @@ from refstack.backends import Step, backend
 from refstack.formats import Array, Csr, Dense, Int8
 from refstack.graph import Node
 from refstack.kernels import Reorder, from_nchw, to_nchw
-from refstack.plan import Plan
+from refstack.planner import Plan
 from refstack.reference import layer, run
 
 U = 2.0**-24

@@ -43,7 +43,7 @@ class Op:
 def _image(op: Op, shape: Shape) -> tuple[int, int, int, int]:
     if len(shape) != 4:
         raise ShapeError(f"{op.name}: input has shape {shape}, wanted (n, c, h, w)")
-    return shape  # type: ignore[return-value]
+    return shape
 
 
 def output_size(size: int, window: int, stride: int, before: int, after: int, dilation: int = 1) -> int:

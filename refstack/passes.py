@@ -115,7 +115,7 @@ def kept_channels(graph: Graph, keep: Mapping[str, Sequence[int] | Array]) -> di
     _check_keep(graph, keep, shapes)
     alive = {INPUT: np.arange(graph.input_shape[0])}
     for node in graph:
-        inputs, sources = ([of[name] for name in node.inputs] for of in (alive, shapes))
+        inputs, sources = [alive[name] for name in node.inputs], [shapes[name] for name in node.inputs]
         alive[node.name] = _outputs(graph, node, inputs, sources, keep)
     if len(alive[graph.output]) != shapes[graph.output][1]:
         raise ShapeError(f"{graph.name}.{graph.output}: the network's output would lose channels; keep all of them")

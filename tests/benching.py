@@ -6,9 +6,9 @@ import json
 import sys
 from typing import Any
 
-from refstack.bench import Report, worker
-from refstack.bench.cells import Cell
-from refstack.bench.rounds import Policy
+from refstack.benchmark import Report, worker
+from refstack.benchmark.cells import Cell
+from refstack.benchmark.rounds import Policy
 from refstack.graph import Graph
 from refstack.models.builder import Builder
 from refstack.models.zoo import draw
@@ -60,7 +60,7 @@ def fault(step):
     {fault}
 honest = next(row.run for row in rows if row.op == "linear")
 home.kernels = lambda: tuple(replace(row, run=fault) if row.op == "linear" else row for row in rows)
-from refstack.bench.child import main
+from refstack.benchmark.child import main
 main()
 """
 TRUSTED = worker.COMMAND

@@ -1,4 +1,4 @@
-"""Hypothesis on top of refstack's own drawing (refstack/verify/cases.py): the same problems, but they shrink."""
+"""Hypothesis on top of refstack's own drawing (refstack/verification/cases.py): the same problems, but they shrink."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from refstack.kernels import Kernel
-from refstack.verify import cases, fills, harness
+from refstack.verification import cases, fills, harness
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ import pytest
 from benching import CELL, FAST, TRUSTED, Notes, planted, strict_loads, tiny
 
 from refstack import checkpoint
-from refstack.bench import accuracy, artifacts, bench, machine, worker
-from refstack.bench.artifacts import Artifact, source
-from refstack.bench.cells import Cell, sweep
-from refstack.bench.journal import Journal
+from refstack.benchmark import accuracy, artifacts, bench, machine, worker
+from refstack.benchmark.artifacts import Artifact, source
+from refstack.benchmark.cells import Cell, sweep
+from refstack.benchmark.journal import Journal
 from refstack.errors import BackendUnavailable, FormatError, UsageError
 from refstack.graph import Graph
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from benching import CELL, FAST, TRUSTED, planted, tiny
 
-from refstack.bench import rounds, worker
-from refstack.bench.artifacts import Artifact, make
-from refstack.bench.rounds import Policy
+from refstack.benchmark import rounds, worker
+from refstack.benchmark.artifacts import Artifact, make
+from refstack.benchmark.rounds import Policy
 
 
 @pytest.fixture

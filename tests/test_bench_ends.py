@@ -13,8 +13,8 @@ import pytest
 from benching import strict_loads, tiny
 
 from refstack import checkpoint
-from refstack.bench import worker
-from refstack.bench.journal import Journal
+from refstack.benchmark import worker
+from refstack.benchmark.journal import Journal
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from benching import strict_loads
 
-from refstack.bench.journal import Journal, decode, encode
-from refstack.bench.rows import strict
+from refstack.benchmark.journal import Journal, decode, encode
+from refstack.benchmark.rows import strict
 from refstack.errors import FormatError, ResourceError, UsageError
 
 

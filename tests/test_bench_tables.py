@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from benching import strict_loads
 
-from refstack.bench import tables
+from refstack.benchmark import tables
 
 
 def rows_for_views() -> list[dict[str, Any]]:

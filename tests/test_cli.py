@@ -19,7 +19,7 @@ from PIL import Image
 
 import refstack
 from refstack import checkpoint, cli
-from refstack.bench import worker
+from refstack.benchmark import worker
 from refstack.datasets import CLASSES
 from refstack.graph import Graph
 from refstack.models.builder import Builder
@@ -121,7 +121,7 @@ def test_every_verb_has_help(capfd: pytest.CaptureFixture[str], verb: str) -> No
         (("explain", "mobilenet", "-b", "gpu"), 2, "unknown backend 'gpu'"),
         (("explain", "mobilenet", "-b", "numpy", "--threads", "0"), 2, "threads is 0"),
         (("explain", "nowhere.safetensors"), 2, "nowhere.safetensors: cannot be read"),
-        (("evaluate", "resnet", "--data", "x"), 2, "unknown model 'resnet': did you mean 'resnet18'"),
+        (("evaluate", "-m", "resnet", "--data", "x"), 2, "unknown model 'resnet': did you mean 'resnet18'"),
         (("kernels", "-k", "conv9*"), 2, "no kernel is called 'conv9*'"),
         (("kernels", "-b", "cuda"), 2, "unknown backend 'cuda'"),
         (("verify", "-k", "conv9*"), 2, "no kernel is called 'conv9*'"),
@@ -171,7 +171,7 @@ def test_what_is_asked_for_but_missing_is_status_3(model: str, tmp_path: Path) -
 
 
 def test_without_a_compiler_the_next_best_backend_is_taken(model: str, images: Path, tmp_path: Path) -> None:
-    ask = ("evaluate", model, "--data", str(images), "-f", "json")
+    ask = ("evaluate", "-m", model, "--data", str(images), "-f", "json")
     done = refstack_command(*ask, cwd=tmp_path, REFSTACK_CC="/nonexistent")
     assert done.returncode == 0, done.stderr
     assert [row["backend"] for row in strict_loads(done.stdout)] == ["blas"]
@@ -179,7 +179,7 @@ def test_without_a_compiler_the_next_best_backend_is_taken(model: str, images: P
 
 
 def test_evaluate_without_a_data_set_says_how_to_get_one(model: str, tmp_path: Path) -> None:
-    done = refstack_command("evaluate", model, "-b", "numpy", cwd=tmp_path)
+    done = refstack_command("evaluate", "-m", model, "-b", "numpy", cwd=tmp_path)
     assert done.returncode == 2
     assert "refstack data fetch cifar10" in done.stderr
 
@@ -221,7 +221,7 @@ def test_bench_with_failed_cells_is_status_4(
 def test_bench_measures_top1_on_a_data_set(
     capfd: pytest.CaptureFixture[str], model: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from refstack.bench import artifacts
+    from refstack.benchmark import artifacts
 
     monkeypatch.setattr(artifacts, "source", lambda name, seed: as_trained(name))
     done = here(
@@ -241,13 +241,13 @@ def as_trained(name: str) -> Graph:
 
 
 def test_evaluate_counts_on_every_backend(capfd: pytest.CaptureFixture[str], model: str, images: Path) -> None:
-    done = here(capfd, "evaluate", model, "--data", str(images), "-b", "numpy,blas", "-f", "json")
+    done = here(capfd, "evaluate", "-m", model, "--data", str(images), "-b", "numpy,blas", "-f", "json")
     assert done.returncode == 0, done.stderr
     first, second = strict_loads(done.stdout)
     assert (first["backend"], second["backend"]) == ("numpy", "blas")
     assert first["correct"] == second["correct"]
     assert first["n"] == 20
-    table = here(capfd, "evaluate", model, "--data", str(images), "-b", "numpy", "--limit", "10")
+    table = here(capfd, "evaluate", "-m", model, "--data", str(images), "-b", "numpy", "--limit", "10")
     assert table.returncode == 0
     assert "10" in table.stdout
 

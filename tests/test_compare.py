@@ -18,8 +18,8 @@ from refstack.compare import bound, check, gamma
 from refstack.formats import Array, Csr, Dense, Ternary
 from refstack.graph import Node
 from refstack.reference import layer
-from refstack.verify.cases import Problem
-from refstack.verify.fills import inputs_of, node_of
+from refstack.verification.cases import Problem
+from refstack.verification.fills import inputs_of, node_of
 
 U = Fraction(1, 2**24)
 MATRIX = np.array([[1.5, 0, -2], [0, 0, 3]])

@@ -12,12 +12,12 @@ import pytest
 from networks import chain, images, integers, small
 
 from refstack import checkpoint, datasets, ops
-from refstack.compress import TECHNIQUES, compress, to_format
-from refstack.compress.calibration import reestimate, smooth_images
-from refstack.compress.channel import prunable
-from refstack.compress.magnitude import smallest_to_zero
-from refstack.compress.quantize import best_grid, grid
-from refstack.compress.ternary import threshold
+from refstack.compression import TECHNIQUES, compress, to_format
+from refstack.compression.calibration import reestimate, smooth_images
+from refstack.compression.channel import prunable
+from refstack.compression.magnitude import smallest_to_zero
+from refstack.compression.quantize import best_grid, grid
+from refstack.compression.ternary import threshold
 from refstack.datasets import Dataset, preprocess
 from refstack.errors import FormatError, ShapeError, UsageError
 from refstack.formats import Csr, Dense, Int8, Quant, Ternary
@@ -268,7 +268,7 @@ def test_later_layers_make_up_for_lost_channels(monkeypatch: pytest.MonkeyPatch)
     assert plain > 0.1
     assert calibrated < plain / 20
     # Nothing is lost but the ridge and one rounding of each weight in four layers
-    monkeypatch.setattr("refstack.compress.channel.RIDGE", 1e-12)
+    monkeypatch.setattr("refstack.compression.channel.RIDGE", 1e-12)
     assert error(calibration=x) < 1e-5
 
 

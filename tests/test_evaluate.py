@@ -12,7 +12,7 @@ from benching import tiny
 
 from refstack.datasets import CLASSES, Dataset, preprocess
 from refstack.errors import UsageError
-from refstack.evaluate import classify, evaluate
+from refstack.evaluation import classify, evaluate
 from refstack.graph import Graph
 from refstack.models import zoo
 from refstack.reference import run

@@ -19,13 +19,13 @@ RANKED = [path for path in FILES if path != ROOT / "__init__.py" and path.relati
 ORDER = (
     ("__main__",),
     ("cli",),
-    ("bench", "verify", "doctor"),
-    ("evaluate",),
+    ("benchmark", "verification", "doctor"),
+    ("evaluation",),
     ("compare",),
-    ("plan",),
+    ("planner",),
     ("backends",),
     ("kernels", "memory"),
-    ("compress",),
+    ("compression",),
     ("models",),
     ("checkpoint",),
     ("passes",),
@@ -121,4 +121,4 @@ def test_the_readable_engine_needs_numpy_alone() -> None:
 
 
 def test_verify_does_not_need_the_test_tools() -> None:
-    assert not loaded_by("import refstack.verify") & {"hypothesis", "pytest", "torch", "PIL", "rich"}
+    assert not loaded_by("import refstack.verification") & {"hypothesis", "pytest", "torch", "PIL", "rich"}

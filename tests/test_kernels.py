@@ -10,10 +10,10 @@ from strategies import problems
 
 from refstack.backends import BACKENDS, backend
 from refstack.kernels import Kernel
-from refstack.verify.cases import Problem
-from refstack.verify.fills import fills
-from refstack.verify.harness import examine, families
-from refstack.verify.verdicts import problems as seeded
+from refstack.verification.cases import Problem
+from refstack.verification.fills import fills
+from refstack.verification.harness import examine, families
+from refstack.verification.verdicts import problems as seeded
 
 ROWS = [kernel for name in BACKENDS if not backend(name).unavailable() for kernel in backend(name).kernels()]
 LEAST_EXAMPLES = 30

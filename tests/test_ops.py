@@ -13,7 +13,7 @@ from strategies import Drawn
 from refstack import ops
 from refstack.errors import ShapeError
 from refstack.ops import OPS, Op, Shape, output_size
-from refstack.verify import cases
+from refstack.verification import cases
 
 sizes = st.integers(0, 12)
 

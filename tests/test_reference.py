@@ -19,8 +19,8 @@ from refstack.formats import FORMATS, Array, Csr, Dense, Int8, Quant, Ternary, W
 from refstack.graph import Graph, Node
 from refstack.reference import conv, layer, pool, run, trace
 from refstack.reference.window import windows
-from refstack.verify.cases import FAMILIES, Problem, Seeded
-from refstack.verify.fills import fills, inputs_of, node_of, problem_of
+from refstack.verification.cases import FAMILIES, Problem, Seeded
+from refstack.verification.fills import fills, inputs_of, node_of, problem_of
 
 KINDS = [("conv2d", format) for format in FORMATS] + [("linear", format) for format in FORMATS]
 KINDS += [(op, "float32") for op in ("maxpool", "avgpool", "globalavgpool", "relu")]

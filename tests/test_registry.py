@@ -27,9 +27,9 @@ from refstack.kernels import (
     to_nchw,
 )
 from refstack.ops import OPS
-from refstack.verify.cases import Problem, Seeded
-from refstack.verify.fills import inputs_of, node_of
-from refstack.verify.harness import draw, real_case
+from refstack.verification.cases import Problem, Seeded
+from refstack.verification.fills import inputs_of, node_of
+from refstack.verification.harness import draw, real_case
 
 USABLE = [name for name in BACKENDS if not backend(name).unavailable()]
 sizes = st.integers(1, 5)

@@ -15,9 +15,9 @@ from refstack.formats import Csr, Int8, Ternary
 from refstack.kernels import Kernel, from_nchw
 from refstack.reference import layer
 from refstack.reference.window import windows
-from refstack.verify import sensitivity, verify
-from refstack.verify.saboteurs import honest, row, saboteurs
-from refstack.verify.verdicts import verdict
+from refstack.verification import sensitivity, verify
+from refstack.verification.saboteurs import honest, row, saboteurs
+from refstack.verification.verdicts import verdict
 
 REASONS = {
     "writes_input": "input 0 was written to",
@@ -249,7 +249,7 @@ def test_sensitivity() -> None:
 
 def test_blind_checker_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a saboteur gets away, no kernel has passed."""
-    monkeypatch.setattr("refstack.verify.verdicts.saboteurs", lambda: (row(honest, "harmless"),))
+    monkeypatch.setattr("refstack.verification.verdicts.saboteurs", lambda: (row(honest, "harmless"),))
     (found,) = verify("relu.float32.numpy.*", backends=["numpy"])
     assert found.state == "INCONCLUSIVE"
     assert found.reason == "checker sensitivity 0/1: harmless got away"

@@ -38,13 +38,13 @@ def to_onnx(graph: rs.Graph) -> onnx.ModelProto:
             c = shapes[node.inputs[0]][1] // op.groups
             weight = constant(f"{out}:w", node.weight.decode().reshape(op.out_channels, c, *op.kernel))
             names = [*node.inputs, weight] + ([constant(f"{out}:b", node.bias)] if node.bias is not None else [])
-            attributes = dict(strides=op.stride, pads=op.padding, dilations=op.dilation, group=op.groups)
+            attributes = {"strides": op.stride, "pads": op.padding, "dilations": op.dilation, "group": op.groups}
             nodes.append(helper.make_node("Conv", names, [target], **attributes))
         elif isinstance(op, ops.Linear):
             names = [*node.inputs, constant(f"{out}:w", node.weight.decode()), constant(f"{out}:b", node.bias)]
             nodes.append(helper.make_node("Gemm", names, [target], transB=1))
         elif isinstance(op, ops.MaxPool2d):
-            window = dict(kernel_shape=op.kernel, strides=op.stride, pads=op.padding)
+            window = {"kernel_shape": op.kernel, "strides": op.stride, "pads": op.padding}
             nodes.append(helper.make_node("MaxPool", node.inputs, [target], **window))
         else:
             kinds = {ops.GlobalAvgPool: "GlobalAveragePool", ops.Flatten: "Flatten", ops.Add: "Add"}
@@ -70,16 +70,18 @@ def compare(name: str, threads: int, rounds: int) -> str:
     assert verdict.passed, verdict.problem
     difference = float(np.abs(session.run(None, {"input": x})[0] - plan.run(x)).max())
     assert difference < 1e-3 * verdict.logit_scale, f"{name}: the two disagree by {difference}"
-    times: dict[str, list[float]] = {"refstack": [], "onnxruntime": []}
+    calls = {"refstack": lambda: plan.run(x), "onnxruntime": lambda: session.run(None, {"input": x})}
+    times: dict[str, list[float]] = {label: [] for label in calls}
     for _ in range(rounds):
-        for label, call in (("refstack", lambda: plan.run(x)), ("onnxruntime", lambda: session.run(None, {"input": x}))):
+        for label, call in calls.items():
             call()  # the first call after the other runtime finds cold caches in either case
             start = time.perf_counter_ns()
             call()
             times[label].append((time.perf_counter_ns() - start) / 1e6)
     ratio = statistics.median(a / b for a, b in zip(times["refstack"], times["onnxruntime"], strict=True))
     ours, theirs = (statistics.median(times[label]) for label in times)
-    return f"{name:<10} {threads}t  refstack {ours:7.2f} ms  onnxruntime {theirs:7.2f} ms  ratio {ratio:.2f}  (logits differ by {difference:.1e})"
+    figures = f"refstack {ours:6.2f} ms  onnxruntime {theirs:6.2f} ms  ratio {ratio:.2f}"
+    return f"{name:<10} {threads} threads  {figures}  (logits differ by {difference:.1e})"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def compress(
 ) -> None:
     """Compress a network in one shot and write it as a checkpoint."""
     from refstack import checkpoint
-    from refstack.compress import compress as run
+    from refstack.compression import compress as run
     from refstack.models import zoo
 
     graph = zoo.load(model)

@@ -58,9 +58,9 @@ def explain(
     format: Format = View.table,
 ) -> None:
     """The plan of a network: which kernel each layer got, in which layouts, and why others were refused."""
-    from refstack.bench.artifacts import source
-    from refstack.compress import compress
-    from refstack.plan import plan
+    from refstack.benchmark.artifacts import source
+    from refstack.compression import compress
+    from refstack.planner import plan
 
     graph = source(model, 0)
     if graph.meta.get("technique") == "drawn":
@@ -101,7 +101,7 @@ def verify(
     from dataclasses import asdict
 
     from refstack.backends import rows
-    from refstack.verify import verify as run
+    from refstack.verification import verify as run
 
     asked = words(backend)
     if asked is not None:

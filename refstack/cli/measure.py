@@ -13,7 +13,6 @@ from refstack.cli.options import (
     Backend,
     Data,
     Format,
-    Model,
     Technique,
     Threads,
     View,
@@ -58,8 +57,8 @@ def bench(
     view: Annotated[BenchView, typer.Option("--format", "-f", help="What goes to stdout.")] = BenchView.table,
 ) -> None:
     """Time networks under each technique, backend and thread count; every output is checked before it is timed."""
-    from refstack.bench import bench as run
-    from refstack.bench import tables
+    from refstack.benchmark import bench as run
+    from refstack.benchmark import tables
     from refstack.cli.progress import Shown
 
     counts = numbers(threads, "--threads")
@@ -80,7 +79,7 @@ def bench(
 
 
 def evaluate(
-    model: Model,
+    model: Annotated[str, typer.Option("--model", "-m", help="Name or checkpoint file.")],
     data: Data = None,
     technique: Technique = "dense",
     backends: Annotated[
@@ -95,8 +94,8 @@ def evaluate(
     from dataclasses import asdict
 
     from refstack import datasets
-    from refstack.compress import compress
-    from refstack.evaluate import evaluate as run
+    from refstack.compression import compress
+    from refstack.evaluation import evaluate as run
     from refstack.models import zoo
 
     graph = compress(zoo.load(model), technique)
@@ -141,8 +140,8 @@ def classify(
 ) -> None:
     """The most likely classes of a picture."""
     from refstack import datasets
-    from refstack.compress import compress
-    from refstack.evaluate import classify as run
+    from refstack.compression import compress
+    from refstack.evaluation import classify as run
     from refstack.models import zoo
 
     pixels = datasets.load_image(image)

@@ -50,7 +50,7 @@ def numbers(text: str | None, option: str) -> list[int] | None:
 def best_backend(asked: str | None) -> str:
     """The one named, else the fastest that can run here; said if that is not the fastest of all."""
     from refstack.backends import BACKENDS
-    from refstack.plan import usable
+    from refstack.planner import usable
 
     if asked is not None:
         return asked
@@ -73,7 +73,7 @@ def show(records: Sequence[Mapping[str, Any]], view: View, right: Sequence[str] 
     Args        right   columns of numbers
     """
     if view is View.json:
-        from refstack.bench.rows import strict
+        from refstack.benchmark.rows import strict
 
         print(json.dumps(strict(list(records)), allow_nan=False, indent=1))
         return

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from refstack.bench import Report
+from refstack.benchmark import Report
 
 
 class Shown(Report):

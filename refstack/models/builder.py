@@ -47,7 +47,7 @@ class Builder:
 
     def conv(self, name: str, width: int, size: int, stride: int = 1, padding: int = 0, groups: int = 1) -> Builder:
         """A square convolution without bias; batch-norm follows."""
-        window = dict(kernel=(size, size), stride=(stride, stride), padding=(padding,) * 4)
+        window = {"kernel": (size, size), "stride": (stride, stride), "padding": (padding,) * 4}
         return self.append(name, ops.Conv2d(**window, out_channels=width, groups=groups))  # type: ignore[arg-type]
 
     def linear(self, name: str, features: int) -> Builder:

@@ -26,7 +26,7 @@ STATE = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "run
 
 
 class TorchGraph(nn.Module):
-    """Walks the nodes as reference/run.py does; `layers` holds a PyTorch module for every node, by its name."""
+    """Walks the nodes as reference/engine.py does; `layers` holds a PyTorch module for every node, by its name."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from refstack.errors import UsageError
 from refstack.formats import Array
 from refstack.graph import Graph
 from refstack.models import zoo
-from refstack.plan import Plan, plan
+from refstack.planner import Plan, plan
 from refstack.reference import run
 
 MOST = 100  # departures whose error is computed; rounding cannot make more, so the others stay unexplained

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from refstack.bench.artifacts import Artifact
-from refstack.bench.cells import Cell
-from refstack.bench.worker import ChildFailed, Worker
+from refstack.benchmark.artifacts import Artifact
+from refstack.benchmark.cells import Cell
+from refstack.benchmark.worker import ChildFailed, Worker
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refstack.bench.report import Report
-    from refstack.bench.runner import bench
+    from refstack.benchmark.report import Report
+    from refstack.benchmark.runner import bench
 
 __all__ = ["Report", "bench"]
 
@@ -22,5 +22,5 @@ _HOME = {"Report": "report", "bench": "runner"}
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'refstack.bench' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"refstack.bench.{_HOME[name]}"), name)
+        raise AttributeError(f"module 'refstack.benchmark' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"refstack.benchmark.{_HOME[name]}"), name)

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from refstack.compress.calibration import reestimate
-from refstack.compress.layers import count, fraction, is_depthwise, layers, recode
+from refstack.compression.calibration import reestimate
+from refstack.compression.layers import count, fraction, is_depthwise, layers, recode
 from refstack.errors import UsageError
 from refstack.formats import Array, Csr, Dense
 from refstack.graph import Graph

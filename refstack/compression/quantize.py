@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from refstack.compress.calibration import check_images, compute, last_readers, smooth_images
-from refstack.compress.layers import layers
+from refstack.compression.calibration import check_images, compute, last_readers, smooth_images
+from refstack.compression.layers import layers
 from refstack.errors import UsageError
 from refstack.formats import Array, Int8, Quant
 from refstack.graph import INPUT, Graph, Node

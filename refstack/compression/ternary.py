@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refstack.compress.calibration import reestimate
-from refstack.compress.layers import fraction, layers, recode
+from refstack.compression.calibration import reestimate
+from refstack.compression.layers import fraction, layers, recode
 from refstack.formats import Array, Dense, Ternary
 from refstack.graph import Graph
 from refstack.passes import prepare

@@ -1,5 +1,5 @@
 """Is a kernel right on this machine? Drawn problems, hostile surroundings, controls that must be caught."""
 
-from refstack.verify.verdicts import Verdict, sensitivity, verify
+from refstack.verification.verdicts import Verdict, sensitivity, verify
 
 __all__ = ["Verdict", "sensitivity", "verify"]

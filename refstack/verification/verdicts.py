@@ -12,10 +12,10 @@ from typing import Literal
 from refstack.backends import BACKENDS, backend
 from refstack.errors import RefstackError, UsageError
 from refstack.kernels import Kernel
-from refstack.verify.cases import Problem, Seeded
-from refstack.verify.fills import fills
-from refstack.verify.harness import Outcome, draw, examine
-from refstack.verify.saboteurs import honest, row, saboteurs
+from refstack.verification.cases import Problem, Seeded
+from refstack.verification.fills import fills
+from refstack.verification.harness import Outcome, draw, examine
+from refstack.verification.saboteurs import honest, row, saboteurs
 
 State = Literal["PASS", "FAIL", "INCONCLUSIVE", "SKIP", "CRASH"]
 

@@ -179,7 +179,7 @@ def _choose(graph: Graph, batch: int, kernels: tuple[Kernel, ...]) -> tuple[list
 
 
 def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: set[str]) -> Choice:
-    """A layer without weights is too cheap to reorder for: take the row of the same backend that reads what is there."""
+    """A layer without weights is too cheap to reorder for: take its backend's row that reads what is there."""
     if case.format not in ("float32", "int8") or case.op.weight_shape(*case.inputs):
         return choice
     able, _ = candidates(case, kernels)

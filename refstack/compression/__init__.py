@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from refstack.compress.channel import prune_channels
-from refstack.compress.layers import layers, recode
-from refstack.compress.magnitude import prune_weights
-from refstack.compress.quantize import quantize_int8
-from refstack.compress.ternary import ternarize
+from refstack.compression.channel import prune_channels
+from refstack.compression.layers import layers, recode
+from refstack.compression.magnitude import prune_weights
+from refstack.compression.quantize import quantize_int8
+from refstack.compression.ternary import ternarize
 from refstack.errors import UsageError
 from refstack.formats import FORMATS
 from refstack.graph import Graph

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from refstack.bench import machine
-from refstack.bench.rows import Row, strict
+from refstack.benchmark import machine
+from refstack.benchmark.rows import Row, strict
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from refstack.backends import BACKENDS, backend
-from refstack.bench.report import Report
+from refstack.benchmark.report import Report
 from refstack.errors import BackendUnavailable, UsageError
 
 

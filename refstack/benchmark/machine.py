@@ -20,7 +20,7 @@ from refstack.backends import openmp
 from refstack.backends.build import build_report, cpu_features
 
 Facts = dict[str, Any]
-UNTIMED = ("cli", "verify", "train", "doctor.py", "__main__.py")
+UNTIMED = ("cli", "verification", "train", "doctor.py", "__main__.py")
 LIBRARIES = ("numpy", "scipy", "numexpr", "threadpoolctl", "safetensors")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refstack import checkpoint
-from refstack.compress import compress
+from refstack.compression import compress
 from refstack.datasets import preprocess
 from refstack.formats import Array
 from refstack.graph import Graph

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from refstack.bench.artifacts import Artifact, shipped
-from refstack.bench.worker import ChildFailed, Worker
+from refstack.benchmark.artifacts import Artifact, shipped
+from refstack.benchmark.worker import ChildFailed, Worker
 from refstack.datasets import Dataset
 from refstack.graph import Graph
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import refstack
 
-COMMAND = (sys.executable, "-m", "refstack.bench.child")
+COMMAND = (sys.executable, "-m", "refstack.benchmark.child")
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMEXPR_NUM_THREADS")
 
 

@@ -18,7 +18,7 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from refstack.bench.rows import SCHEMA_VERSION, Row, strict
+from refstack.benchmark.rows import SCHEMA_VERSION, Row, strict
 from refstack.errors import FormatError, ResourceError, UsageError
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -15,15 +15,15 @@ import psutil
 import refstack
 from refstack import datasets
 from refstack.backends import BACKENDS, backend
-from refstack.bench import accuracy, artifacts, machine, request
-from refstack.bench.artifacts import Artifact
-from refstack.bench.cells import Cell, sweep
-from refstack.bench.journal import Journal
-from refstack.bench.report import Report
-from refstack.bench.rounds import Policy, Run, measure
-from refstack.bench.rows import Row
-from refstack.bench.worker import ChildFailed, Worker
-from refstack.compress import TECHNIQUES
+from refstack.benchmark import accuracy, artifacts, machine, request
+from refstack.benchmark.artifacts import Artifact
+from refstack.benchmark.cells import Cell, sweep
+from refstack.benchmark.journal import Journal
+from refstack.benchmark.report import Report
+from refstack.benchmark.rounds import Policy, Run, measure
+from refstack.benchmark.rows import Row
+from refstack.benchmark.worker import ChildFailed, Worker
+from refstack.compression import TECHNIQUES
 from refstack.datasets import Dataset
 from refstack.errors import RefstackError
 from refstack.graph import Graph

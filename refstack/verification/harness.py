@@ -21,8 +21,8 @@ from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Reorder, case_of, from_nchw, layout_shape, to_nchw
 from refstack.memory import ALIGNMENT
 from refstack.reference import layer
-from refstack.verify.cases import BLOCKS, FAMILIES, Choose, Problem, Seeded
-from refstack.verify.fills import fills, inputs_of, is_exact, node_of, problem_of
+from refstack.verification.cases import BLOCKS, FAMILIES, Choose, Problem, Seeded
+from refstack.verification.fills import fills, inputs_of, is_exact, node_of, problem_of
 
 MARGIN = 4 * ALIGNMENT
 """Bytes on each side of an array that a kernel must leave alone."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 
-from refstack.bench.rows import SCHEMA_VERSION
+from refstack.benchmark.rows import SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from refstack import checkpoint
-from refstack.bench.rows import strict
+from refstack.benchmark.rows import strict
 from refstack.errors import CheckFailed, RefstackError, UsageError
 
 Reply = dict[str, Any]
@@ -30,7 +30,7 @@ class Session:
     def load(self, graph: str, input: str, oracle: str, backend: str, threads: int) -> Reply:
         """Plan, measure memory, check. CheckFailed leaves nothing that `time` could time."""
         from refstack.compare import check_plan
-        from refstack.plan import plan
+        from refstack.planner import plan
 
         baseline = memory_bytes("VmRSS")
         loaded = checkpoint.load(graph)
@@ -88,7 +88,7 @@ class Session:
     def accuracy(self, graph: str, data: str, backends: list[str], threads: int) -> Reply:
         """How many images of a saved data set (accuracy.py) the network gets right."""
         from refstack.datasets import Dataset
-        from refstack.evaluate import evaluate
+        from refstack.evaluation import evaluate
 
         record = np.load(data, allow_pickle=False)
         dataset = Dataset("", record["image"], record["label"], "", data, ("",) * len(record))

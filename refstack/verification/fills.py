@@ -25,7 +25,7 @@ from refstack.formats import FORMATS, Array, Csr, Int8, Quant, Weight
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import Op, Shape
-from refstack.verify.cases import Choose, Problem
+from refstack.verification.cases import Choose, Problem
 
 Draw = Callable[[np.random.Generator, Shape], Array]
 

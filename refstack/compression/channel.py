@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from refstack.compress.calibration import BATCH, check_images, compute, last_readers
-from refstack.compress.layers import count, fraction, is_depthwise, layers
+from refstack.compression.calibration import BATCH, check_images, compute, last_readers
+from refstack.compression.layers import count, fraction, is_depthwise, layers
 from refstack.formats import Array, Dense
 from refstack.graph import INPUT, Graph, Node
 from refstack.ops import Add, Concat, Conv2d, Linear, Shape
