@@ -1,16 +1,16 @@
 """Everything that refstack refuses, as a small tree. Every message says what, where, got, wanted, next.
 
-    RefstackError                exit code
-      UsageError                 2     an argument makes no sense
-      ShapeError                 2     a layer, weight or input does not fit its neighbours
-      FormatError                2     a model file or an encoded weight is not what it claims to be
-      DataError                  2     a data set or image cannot be read
-      ChecksumError              1     a file's content is not the published one
-      CheckFailed                1     a kernel's output is outside its bound
-      NoKernelError              3     no registered kernel can run a node
-      BackendUnavailable         3     a backend lacks something on this machine
-      CompileError               3     the C compiler refused a kernel
-      ResourceError              3     no memory or no disk space left
+RefstackError                exit code
+  UsageError                 2     an argument makes no sense
+  ShapeError                 2     a layer, weight or input does not fit its neighbours
+  FormatError                2     a model file or an encoded weight is not what it claims to be
+  DataError                  2     a data set or image cannot be read
+  ChecksumError              1     a file's content is not the published one
+  CheckFailed                1     a kernel's output is outside its bound
+  NoKernelError              3     no registered kernel can run a node
+  BackendUnavailable         3     a backend lacks something on this machine
+  CompileError               3     the C compiler refused a kernel
+  ResourceError              3     no memory or no disk space left
 """
 
 

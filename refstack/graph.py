@@ -1,7 +1,7 @@
 """A network: nodes in the order in which they run.
 
 Graphs are values: a technique or pass takes one and returns another. Shapes are for one image, batch is the plan's.
-Next: reference/run.py
+Next: reference/engine.py
 """
 
 from __future__ import annotations
