@@ -8,6 +8,7 @@ import os
 import resource
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,19 +186,21 @@ def test_an_unsound_graph_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 1000 bytes: what a full disk does, for root too."""
+    """No file may grow beyond 1000 bytes: what a full disk does, for root too. Over before pytest writes its own."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_a_full_disk_leaves_the_old_file(saved: Path, request: pytest.FixtureRequest) -> None:
+def test_a_full_disk_leaves_the_old_file(saved: Path) -> None:
     before = saved.read_bytes()
-    request.getfixturevalue("small_files")
-    with pytest.raises(ResourceError, match=r"every.safetensors: cannot write \d+ bytes: File too large; free space"):
+    wanted = r"every.safetensors: cannot write \d+ bytes: File too large; free space"
+    with pytest.raises(ResourceError, match=wanted), small_files():
         checkpoint.save(draw(MODELS["mobilenet"]()), saved)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]  # no temporary file is left
