@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
-from refstack.errors import ShapeError
+from refstack.errors import ShapeError, UsageError
 
 Shape = tuple[int, ...]
 Activation = Literal["relu", "relu6"]
@@ -26,6 +26,11 @@ class Op:
 
     name: ClassVar[str]
     arity: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        activation = getattr(self, "activation", None)
+        if activation not in (None, *get_args(Activation)):
+            raise UsageError(f"{self.name}: activation {activation!r}, wanted None, relu or relu6")
 
     def shape(self, *inputs: Shape) -> Shape:
         """Shape of the output for these input shapes; ShapeError when they do not fit."""
@@ -66,6 +71,7 @@ class Window(Op):
     dilation: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
             values = getattr(self, field)
             if len(values) != (4 if field == "padding" else 2) or any(v < least for v in values):
@@ -146,6 +152,7 @@ class BatchNorm(Op):
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.eps < math.inf:
             raise ShapeError(f"batchnorm: eps is {self.eps}, must be positive")
 
@@ -262,6 +269,7 @@ class Quantize(Op):
     zero_point: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (0 < self.scale < math.inf) or not -128 <= self.zero_point <= 127:
             raise ShapeError(f"quantize: scale {self.scale} must be positive, zero point {self.zero_point} an int8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import oracle
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import Drawn
 
 from refstack import ops
-from refstack.errors import ShapeError
+from refstack.errors import ShapeError, UsageError
 from refstack.ops import OPS, Op, Shape, output_size
 from refstack.verification import cases
 
@@ -162,3 +163,9 @@ def test_ops_are_values() -> None:
     assert len({ops.ReLU(), ops.ReLU(), ops.ReLU("relu6")}) == 2
     with pytest.raises(AttributeError):
         ops.ReLU().activation = "relu6"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("op", [ops.Conv2d((1, 1)), ops.Linear(1), ops.Add()])
+def test_an_unknown_activation_is_refused(op: ops.Op) -> None:
+    with pytest.raises(UsageError, match=f"{op.name}: activation 'tanh', wanted None, relu or relu6"):
+        replace(op, activation="tanh")  # type: ignore[call-arg]

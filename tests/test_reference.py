@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import tiny
 
 from refstack import ops
-from refstack.errors import ShapeError
+from refstack.errors import ShapeError, UsageError
 from refstack.formats import FORMATS, Array, Csr, Dense, Int8, Quant, Ternary, Weight
 from refstack.graph import Graph, Node
 from refstack.reference import conv, layer, pool, run, trace
@@ -276,7 +276,7 @@ def test_weight_that_does_not_fit() -> None:
 
 
 def test_quantize_refuses_nan() -> None:
-    with pytest.raises(ValueError, match="quantize: the input has a NaN, which no int8 value stands for"):
+    with pytest.raises(UsageError, match="quantize: the input has a NaN, which no int8 value stands for"):
         layer(Node("y", ops.Quantize(), ("x",)), np.array([NAN], np.float32))
 
 

@@ -101,6 +101,7 @@ def verify(
     from dataclasses import asdict
 
     from refstack.backends import rows
+    from refstack.verification import sensitivity
     from refstack.verification import verify as run
 
     asked = words(backend)
@@ -110,6 +111,8 @@ def verify(
     show([asdict(verdict) for verdict in verdicts], format)
     states = [verdict.state for verdict in verdicts]
     say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + f" with seed {seed}")
+    missed, count = sensitivity(seed)
+    say(f"checker sensitivity {count - len(missed)}/{count}: so many kernels that are wrong on purpose were caught")
     if set(states) - {"PASS", "SKIP"} or "PASS" not in states:
         raise typer.Exit(1)
 

@@ -28,7 +28,7 @@ _SHIFTS = np.array([0, 2, 4, 6], np.uint8)
 def pack(codes: Array) -> Array:
     """(rows, cols) codes 0..2 -> (rows, ceil(cols/4)) bytes."""
     padded = np.pad(codes.astype(np.uint8), ((0, 0), (0, -codes.shape[1] % 4)))
-    quads = padded.reshape(codes.shape[0], -1, 4) << _SHIFTS
+    quads = padded.reshape(codes.shape[0], padded.shape[1] // 4, 4) << _SHIFTS
     return np.bitwise_or.reduce(quads, axis=2).astype(np.uint8)
 
 

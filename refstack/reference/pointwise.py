@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refstack.errors import UsageError
 from refstack.formats import Array, Quant, activate
 from refstack.ops import Add, Concat, Flatten, Quantize, ReLU
 
@@ -36,8 +37,8 @@ def flatten(x: Array, op: Flatten) -> Array:
 def quantize(x: Array, op: Quantize) -> Array:
     """q = clamp(round_half_even(x / scale) + zero_point) in float64.  float -> int8, same shape. Bitwise.
 
-    Raises      ValueError when x has a NaN, which no int8 stands for
+    Raises      UsageError when x has a NaN, which no int8 stands for
     """
     if np.isnan(x).any():
-        raise ValueError("quantize: the input has a NaN, which no int8 value stands for")
+        raise UsageError("quantize: the input has a NaN, which no int8 value stands for")
     return Quant(op.scale, op.zero_point).quantize(x)
