@@ -62,3 +62,15 @@ def images(graph: Graph, n: int = 2, whole: bool = False, seed: int = 1) -> Arra
     rng = np.random.default_rng(seed)
     shape = (n, *graph.input_shape)
     return rng.integers(-3, 4, shape).astype(np.float32) if whole else rng.standard_normal(shape).astype(np.float32)
+
+
+def matrix(graph: Graph, name: str) -> np.ndarray:
+    """A layer's weight, dense."""
+    weight = graph[name].weight
+    assert weight is not None
+    return weight.decode()
+
+
+def formats(graph: Graph) -> dict[str, str]:
+    """Formats of convolutions and linear layers by name."""
+    return {n.name: n.weight.format for n in graph if n.weight and isinstance(n.op, ops.Conv2d | ops.Linear)}
