@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Iterator
 
@@ -352,11 +353,11 @@ def _in_child(queue: multiprocessing.Queue[float]) -> None:
     queue.put(_sum_of_a_parallel_call())
 
 
-def _sum_of_a_parallel_call() -> float:
+def _sum_of_a_parallel_call(threads: int = 2) -> float:
     kernel = next(row for row in ROWS if row.name == "conv2d.dense.openmp.direct")
     case = Case(conv(8), "dense", ((1, 3, 8, 8),))
     rng = np.random.default_rng(0)
-    return float(execute(kernel, node(rng, case, True), case, inputs(rng, case, True), threads=2).sum())
+    return float(execute(kernel, node(rng, case, True), case, inputs(rng, case, True), threads=threads).sum())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -371,6 +372,16 @@ def test_a_forked_child_does_not_hang() -> None:
     finally:
         child.kill()
         child.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are only bound on Linux")
+def test_threads_are_bound_during_a_call_only() -> None:
+    before = os.sched_getaffinity(0)
+    wanted = _sum_of_a_parallel_call(len(before))
+    tasks = [int(task) for task in os.listdir("/proc/self/task")]
+    assert len(before) == 1 or len(tasks) > 1, "no thread was started, nothing is shown"
+    assert {task: os.sched_getaffinity(task) for task in tasks} == dict.fromkeys(tasks, before)
+    assert _sum_of_a_parallel_call(len(before)) == wanted
 
 
 def test_no_flushing_to_zero_after_a_call() -> None:

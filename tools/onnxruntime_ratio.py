@@ -20,6 +20,8 @@ from refstack import ops
 from refstack.models import MODELS
 from refstack.passes import prepare
 
+PAUSE_S = 0.03  # threads of either runtime go on spinning after a call; until they stop they hold the other's cores
+
 
 def to_onnx(graph: rs.Graph) -> onnx.ModelProto:
     """The prepared dense graph as ONNX, opset 17."""
@@ -74,7 +76,8 @@ def compare(name: str, threads: int, rounds: int) -> str:
     times: dict[str, list[float]] = {label: [] for label in calls}
     for _ in range(rounds):
         for label, call in calls.items():
-            call()  # the first call after the other runtime finds cold caches in either case
+            time.sleep(PAUSE_S)
+            call()  # untimed: the first call after the other runtime finds cold caches in either case
             start = time.perf_counter_ns()
             call()
             times[label].append((time.perf_counter_ns() - start) / 1e6)

@@ -15,7 +15,7 @@ from refstack.backends import Step
 from refstack.formats import Array, Csr, Ternary
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel
-from refstack.ops import Add, Conv2d, Linear, ReLU
+from refstack.ops import Add, Conv2d, Linear, MaxPool2d, ReLU
 from refstack.reference.conv import unfold
 from refstack.reference.window import windows
 
@@ -156,8 +156,19 @@ def pointwise(step: Step) -> None:
     _finish(step.inputs[0], other, op.activation, step.output)
 
 
+def maxpool(step: Step) -> None:
+    """y = the largest of the windows' taps, a tap at a time over the whole image: no columns."""
+    op, x = step.case.op, step.inputs[0]
+    assert isinstance(op, MaxPool2d)
+    least = np.iinfo(x.dtype).min if x.dtype == np.int8 else -np.inf
+    view = windows(x, op, least)
+    step.output[...] = view[..., 0, 0]
+    for r, s in np.ndindex(*op.kernel):
+        np.maximum(step.output, view[..., r, s], out=step.output)
+
+
 def kernels() -> tuple[Kernel, ...]:
-    """GEMM for dense layers, scipy for CSR, two GEMMs for ternary; int8, pooling and the rest fall back to NumPy."""
+    """GEMM for dense layers, scipy for CSR, two GEMMs for ternary; int8, averages and the rest fall back to NumPy."""
     rows = [Kernel("conv2d", "dense", NAME, "depthwise", depthwise, (is_depthwise,), pack=pack_dense)]
     for op in ("conv2d", "linear"):
         rows += [
@@ -166,6 +177,7 @@ def kernels() -> tuple[Kernel, ...]:
             Kernel(op, "ternary", NAME, "signs", signs, (is_ungrouped,), pack=pack_ternary, blocks=(BLOCK,)),
         ]
     rows += [Kernel(op, "float32", NAME, "numexpr", pointwise) for op in ("relu", "add")]
+    rows += [Kernel("maxpool", dtype, NAME, "taps", maxpool) for dtype in ("float32", "int8")]
     return tuple(rows)
 
 
@@ -176,7 +188,8 @@ def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
     pools = ThreadpoolController()
 
     def run() -> None:
-        numexpr.set_num_threads(threads)
+        if numexpr.get_num_threads() != threads:  # setting it, even to what it is, starts all threads anew
+            numexpr.set_num_threads(threads)
         with pools.limit(limits=threads):
             for step in steps:
                 step.kernel.run(step)
