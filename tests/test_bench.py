@@ -211,7 +211,7 @@ def test_without_a_compiler(network: str, tmp_path: Path, monkeypatch: pytest.Mo
     rows = bench(network, "dense", threads=1, output=tmp_path / "j.jsonl", policy=FAST, report=notes)
     assert {row["backend"] for row in rows} == {"blas", "numpy"}
     assert any("backend openmp is left out: no C compiler" in text for text in notes.said)
-    assert rows[0]["machine"]["roofs"] is None
+    assert rows[0]["env"]["roofs"] is None
 
 
 def test_more_threads_than_allowed_are_said(network: str, tmp_path: Path) -> None:
@@ -242,6 +242,5 @@ def test_recorded_accuracy_is_quoted_only_for_the_very_bytes(tmp_path: Path, mon
     small = replace(dense, technique="weight")
     assert accuracy.recorded(trained, small).reason == "not measured: no data set given"
     for sha, quoted in ((small.sha256, "recorded:cifar10-test"), ("other", None)):
-        entry = {"sha256": sha, "accuracy": found}
-        monkeypatch.setattr(accuracy, "shipped", lambda entry=entry: {"one_shot": {"tiny-weight": entry}})
+        monkeypatch.setattr(accuracy.zoo, "one_shot", lambda sha=sha: {sha: {"accuracy": found}})
         assert accuracy.recorded(trained, small).source == quoted

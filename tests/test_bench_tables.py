@@ -18,7 +18,7 @@ def rows_for_views() -> list[dict[str, Any]]:
     common = {
         "status": "ok", "status_reason": None, "model": "tiny", "backend": "blas", "threads": 1, "batch": 1,
         "quick": False, "top1": None, "top1_source": None, "top1_reason": "not measured", "samples_ns": [1],
-        "latency_p90_ms": 30.0, "machine": {"roofs": None}, "env": env, "created_utc": "2026", "weights": "trained",
+        "latency_p90_ms": 30.0, "env": {**env, "roofs": None}, "created_utc": "2026", "weights": "trained",
         "stored_bytes": 12_000_000, "planned_bytes": 13_000_000, "peak_rss_bytes": None, "macs": 10**6,
         "max_error_vs_bound": 0.5, "format": "dense", "kernels": {},
     }  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 from networks import images, small
 
 from refstack import checkpoint
+from refstack.compression import TECHNIQUES, compress
 from refstack.errors import ChecksumError, DataError, FormatError, UsageError
 from refstack.graph import Graph
 from refstack.models import MODELS, zoo
@@ -221,3 +222,29 @@ def test_drawing_keeps_the_network() -> None:
     drawn = zoo.draw(graph)
     assert [(n.name, n.op, n.inputs) for n in drawn] == [(n.name, n.op, n.inputs) for n in graph]
     assert np.isfinite(run(drawn, images(drawn))).all()
+
+
+def test_what_was_recorded_of_one_shot_compression() -> None:
+    entries = zoo.one_shot()
+    wanted = {(model, technique) for model in MODELS for technique in TECHNIQUES if technique != "dense"}
+    assert {(entry["model"], entry["technique"]) for entry in entries.values()} == wanted
+    for entry in entries.values():
+        for found in entry["accuracy"].values():
+            assert found["top1"] == round(100 * found["correct"] / found["n"], 2)
+            assert found["n"] in (2000, 10000)
+
+
+@pytest.mark.parametrize("technique", ["weight", "channel", "ternary"])  # int8's ranges come out of BLAS
+def test_the_record_is_of_what_compression_makes_here(technique: str) -> None:
+    made = compress(zoo.load("mobilenet"), technique)
+    entry = zoo.one_shot()[made.sha256()]
+    assert (entry["model"], entry["technique"]) == ("mobilenet", technique)
+    assert entry["level"] == made.meta["compression"]["level"]
+
+
+def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "data_dir", lambda: tmp_path)
+    assert zoo.one_shot() == {}
+    (tmp_path / "one_shot.json").write_text('{"a": 1, "a": 2}')
+    with pytest.raises(DataError, match=r"one_shot.json: .*'a' stands there twice.*; install refstack again"):
+        zoo.one_shot()

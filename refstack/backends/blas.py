@@ -90,7 +90,7 @@ def pack_dense(node: Node, case: Case) -> Mapping[str, Array]:
 
 
 def depthwise(step: Step) -> None:
-    """y[n,c] = sum over taps of window[n,c] * w[c]: one einsum over the window view, no columns."""
+    """y[n,c] = sum over taps of window[n,c] * w[c], a tap at a time over the whole image: no columns."""
     op, weight = step.case.op, step.packed["weight"]
     assert isinstance(op, Conv2d)
     view = windows(step.inputs[0], op)

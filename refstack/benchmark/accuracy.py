@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from refstack.benchmark.artifacts import Artifact, shipped
+from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.worker import ChildFailed, Worker
 from refstack.datasets import Dataset
 from refstack.graph import Graph
+from refstack.models import zoo
 
 QUICK_IMAGES = 500
 TIMEOUT_S = 3600.0
@@ -38,8 +39,7 @@ def recorded(trained: Graph, artifact: Artifact) -> Top1:
     if artifact.technique == "dense":
         found = trained.meta.get("accuracy") or {}
     else:
-        entry = shipped().get("one_shot", {}).get(f"{artifact.model}-{artifact.technique}", {})
-        found = entry.get("accuracy", {}) if entry.get("sha256") == artifact.sha256 else {}
+        found = zoo.one_shot().get(artifact.sha256, {}).get("accuracy", {})
     if found:
         name, largest = max(found.items(), key=lambda each: each[1]["n"])
         return Top1(largest["correct"], largest["n"], f"recorded:{name}")

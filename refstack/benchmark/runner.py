@@ -206,8 +206,7 @@ class _Sweep:
                 **top1.fields(),
                 **{name: value for name, value in run.facts.items() if name != "run_ns"},
                 "samples_ns": run.samples_ns,
-                "machine": self.machine,
-                "env": self.env,
+                "env": {**self.env, **self.machine},
             }
         )
 

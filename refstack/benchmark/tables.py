@@ -35,7 +35,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 REPEATED = ("model", "technique", "format")
 TEXT = ("model", "technique", "format", "backend", "status")
 SPARE = ("err/bound", "MACs M", "plan MB", "format", "RSS MB", "stored MB")  # first to go in a narrow terminal
-NESTED = ("samples_ns", "kernels", "machine", "env")
+NESTED = ("samples_ns", "kernels", "env")
 
 
 def with_speedup(rows: Sequence[Row]) -> list[Row]:
@@ -137,7 +137,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if any(row["quick"] for row in rows):
         found.append("quick run: few samples, not for comparison")
     latest = rows[-1]
-    return [*found, machine.line(latest["env"], latest["machine"].get("roofs"), latest["created_utc"])]
+    return [*found, machine.line(latest["env"], latest["env"].get("roofs"), latest["created_utc"])]
 
 
 def _who(row: Row) -> str:

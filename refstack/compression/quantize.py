@@ -2,7 +2,7 @@
 
     weights       scale[k] = max|w[k]| / 127, a scale for every output channel (formats/int8.py)
     activations   x ~ scale * (q - zero_point), one grid a value: low = min(0, smallest), high = max(0, largest)
-                  scale = (high - low) / 255      zero_point = round(-128 - low / scale)
+                  scale = (high - low) / 255, to 12 bits      zero_point = round(-128 - low / scale)
 
 So 0 is on every grid and padding costs nothing; after ReLU the zero point is -128.
 Source      Jacob et al.: Quantization and Training of Neural Networks ..., CVPR 2018; Nagel et al.: A White Paper on
@@ -11,6 +11,7 @@ Source      Jacob et al.: Quantization and Training of Neural Networks ..., CVPR
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
@@ -83,8 +84,14 @@ def best_grid(values: Array) -> Quant:
 
 def _grid(low: float, high: float) -> Quant:
     low, high = min(0.0, low), max(0.0, high)
-    scale = (high - low) / 255 or 1.0  # nothing but zeros: any scale will do
+    scale = _rounded((high - low) / 255) or 1.0  # nothing but zeros: any scale will do
     return Quant(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
+
+
+def _rounded(scale: float) -> float:
+    """To 12 significant bits: machines whose sums differ in the last place still make the same network."""
+    mantissa, exponent = math.frexp(scale)
+    return math.ldexp(round(mantissa * 2**12), exponent - 12)
 
 
 def _int8(node: Node, input: Quant, output: Quant | None) -> Node:

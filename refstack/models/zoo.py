@@ -77,6 +77,21 @@ def manifest() -> dict[str, dict[str, Any]]:
     return checkpoints
 
 
+def one_shot() -> dict[str, dict[str, Any]]:
+    """What was measured of the shipped checkpoints compressed in one shot, by the compressed network's sha256.
+
+    Each entry has model, technique, level and accuracy; tools/record_one_shot.py writes them. Empty without the file.
+    """
+    path = data_dir() / "one_shot.json"
+    if not path.exists():
+        return {}
+    try:
+        entries: dict[str, dict[str, Any]] = parse(path.read_text("utf-8"), "one_shot")
+    except (OSError, UnicodeDecodeError, RefstackError) as error:
+        raise DataError(f"{path}: {error}; install refstack again") from None
+    return entries
+
+
 def data_dir() -> Path:
     """Folder of the shipped checkpoints: inside an installed package, else beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
