@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from refstack.backends import Step, backend
-from refstack.contract import SAMPLE, U, Bound, bound, textbook
+from refstack.contract import SAMPLE, Bound, U, bound, textbook
 from refstack.formats import Array
 from refstack.graph import Graph, Node
 from refstack.kernels import Reorder, from_nchw, to_nchw
@@ -21,8 +21,8 @@ from refstack.planner import Plan
 from refstack.reference import run
 
 WORSE = 4.0
-"""How many times the textbook loop's error is too much. Other orders of summation lie between 0.5 and 1.7, inputs rounded
-to TF32 above 300 (docs/checker-study.md)."""
+"""How many times the textbook loop's error is too much. Other orders of summation lie between 0.5 and 1.7, inputs that
+were rounded to TF32 far above (docs/checker-study.md)."""
 LEAST = 256
 """Outputs below which a root mean square says too little."""
 
@@ -52,12 +52,16 @@ class Check:
         """Something was compared, nothing is outside its bound."""
         return self.compared > 0 and self.worst <= 1 and not self.problem
 
-    def __str__(self) -> str:
-        verdict = "ok" if self.passed else "FAILED"
-        text = f"{verdict} {self.name} {self.kernel} {self.case}: error {self.worst:.3g} of the bound"
+    @property
+    def finding(self) -> str:
+        """How far off the worst element is, or what else is wrong."""
+        error = f"error {self.worst:.3g} of the bound"
         if self.passed:
-            return text
-        return f"{text} at {self.where}, got {self.got!r}, wanted {self.wanted!r}. {self.problem}".rstrip()
+            return error
+        return f"{error} at {self.where}, got {self.got!r}, wanted {self.wanted!r}. {self.problem}".rstrip()
+
+    def __str__(self) -> str:
+        return f"{'ok' if self.passed else 'FAILED'} {self.name} {self.kernel} {self.case}: {self.finding}"
 
 
 def check(

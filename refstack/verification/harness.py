@@ -11,7 +11,7 @@ Next: verdicts.py
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -25,6 +25,7 @@ from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Reorder, case_of, from_nchw, layout_shape, to_nchw
 from refstack.memory import ALIGNMENT
 from refstack.verification.cases import BLOCKS, FAMILIES, Choose, Problem, Seeded
+from refstack.verification.choices import Recorder
 from refstack.verification.fills import INDEPENDENT, WEIGHTED, fills, inputs_of, is_exact, node_of, problem_of
 
 POISON = (0xFF, 0x55)
@@ -147,15 +148,22 @@ def families(row: Kernel) -> tuple[str, ...]:
     return often or tuple(name for name, count in share.items() if count)
 
 
+def attempt(row: Kernel, choose: Choose, fill: str | None = None) -> Problem | None:
+    """One problem of the families that suit the row, or None if the row does not accept it."""
+    word = fill or choose.among(fills(row.op, row.format))
+    largest = word == "largest" and "deep" in families(row)
+    family = FAMILIES[row.op]["deep" if largest else choose.among(families(row))]
+    problem = problem_of(choose, *family(choose, row.blocks or BLOCKS), row.format, word)
+    return problem if accepts(row, problem.case) and accepts(row, real_case(problem)[1]) else None
+
+
 def draw(row: Kernel, choose: Choose, fill: str | None = None) -> Problem | None:
     """A problem that the row accepts, or None if none of TRIES was."""
     for _ in range(TRIES if families(row) else 0):
-        word = fill or choose.among(fills(row.op, row.format))
-        largest = word == "largest" and "deep" in families(row)
-        family = FAMILIES[row.op]["deep" if largest else choose.among(families(row))]
-        problem = problem_of(choose, *family(choose, row.blocks or BLOCKS), row.format, word)
-        if accepts(row, problem.case) and accepts(row, real_case(problem)[1]):
-            return problem
+        recorder = Recorder(choose)
+        problem = attempt(row, recorder, fill)
+        if problem is not None:
+            return replace(problem, trail=tuple(recorder.trail))
     return None
 
 
@@ -202,7 +210,7 @@ class Judge:
         verdict = check(self.node, tuple(inputs), y, self.row.name, self.case.word, allowed)
         self.checks.append(verdict)
         if verdict.problem or verdict.worst > 1:  # nothing compared (all sums may overflow) is not wrong
-            return str(verdict)
+            return verdict.finding.rstrip(".")
         if self.row.exact and is_exact(self.problem):
             return _unequal(y, allowed.value.astype(np.float32))
         if self.problem.fill in INDEPENDENT and isinstance(self.case.op, WEIGHTED) and not allowed.exact:
@@ -223,7 +231,7 @@ class Judge:
     def _telling(self) -> bool:
         """At least two different numbers, and not nearly all of them zeros."""
         value = self.allowed[0].value
-        return value.size == 1 or (np.unique(value).size > 1 and np.count_nonzero(value) * 10 > value.size)
+        return bool(value.size == 1 or (np.unique(value).size > 1 and np.count_nonzero(value) * 10 > value.size))
 
 
 def _unequal(y: Array, wanted: Array) -> str:
