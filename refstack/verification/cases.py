@@ -112,6 +112,13 @@ def plane(
     return h, w, (top, left, bottom, right)
 
 
+def square_plane(choose: Choose, p: int, q: int, r: int, st: int) -> tuple[int, int, tuple[int, int, int, int]]:
+    """(h, w, padding) for an r by r window: `same` padding, which some kernels ask for, or any."""
+    if choose.integer(0, 1):
+        return plane(choose, p, q, (r, r), (st, st), (1, 1))
+    return p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1), (r // 2,) * 4
+
+
 def pair(choose: Choose, low: int, high: int) -> tuple[int, int]:
     """Two independent numbers: a kernel that swaps height and width shows."""
     return choose.integer(low, high), choose.integer(low, high)
@@ -137,11 +144,11 @@ def conv_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_square(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """What networks are made of: 3x3, 5x5 or 7x7 with `same` padding, one group."""
+    """What networks are made of: 3x3, 5x5 or 7x7, one group."""
     r, st, n = choose.among((3, 3, 5, 7)), choose.integer(1, 2), choose.integer(1, 2)
     c, k, p, q = sizes(choose, blocks, 4, MOST_MACS // (r * r * n))
-    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
-    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
+    h, w, padding = square_plane(choose, p, q, r, st)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
 
 def conv_pointwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
@@ -153,11 +160,11 @@ def conv_pointwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_depthwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """A filter for every channel, 3x3 or 5x5, `same` padding."""
+    """A filter for every channel, 3x3 or 5x5."""
     r, st, n = choose.among((3, 3, 5)), choose.integer(1, 2), choose.integer(1, 2)
     c, p, q = sizes(choose, blocks, 3, MOST_MACS // (r * r * n))
-    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
-    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), c, c, activation(choose)), ((n, c, h, w),)
+    h, w, padding = square_plane(choose, p, q, r, st)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), c, c, activation(choose)), ((n, c, h, w),)
 
 
 def conv_deep(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:

@@ -120,23 +120,30 @@ def shrink(row: Kernel, problem: Problem, found: Finding, examine: Examine) -> t
         return problem, found
     deadline = time.monotonic() + SHRINK_S
 
-    def fails(choose: Choose) -> tuple[Problem, Finding] | None:
+    def fails(choose: Choose, fill: str) -> tuple[Problem, Finding] | None:
         recorder = Recorder(choose)
-        candidate = attempt(row, recorder, problem.fill)
+        candidate = attempt(row, recorder, fill)
         if candidate is None or _size(candidate) > _size(problem):
             return None
         again = examine(row, candidate)
         return (replace(candidate, trail=tuple(recorder.trail)), again) if again.state == found.state else None
 
-    smalls = (Small(most, i) for most in (1, 2, 3, 4) for i in range(SMALL_TRIES) if time.monotonic() < deadline)
-    problem, found = next(filter(None, map(fails, smalls)), (problem, found))
+    words = [word for word in dict.fromkeys(("integer", problem.fill)) if word in fills(row.op, row.format)]
+    smalls = (
+        fails(Small(most, i), word) for most in (1, 2, 3, 4) for word in words for i in range(SMALL_TRIES)
+        if time.monotonic() < deadline
+    )  # fmt: skip
+    problem, found = next(filter(None, smalls), (problem, found))
     place, progress = 0, bool(problem.trail)
     while progress:
         progress = False
         for at, trail in simpler(problem.trail, place):
             if time.monotonic() > deadline:
                 return problem, found
-            if (less := fails(Replay(trail))) and (_size(less[0]), less[0].trail) < (_size(problem), problem.trail):
+            if (less := fails(Replay(trail), problem.fill)) and (_size(less[0]), less[0].trail) < (
+                _size(problem),
+                problem.trail,
+            ):
                 (problem, found), place, progress = less, at, True
                 break
     return problem, found
@@ -205,6 +212,8 @@ def verify(
         rows = [row for row in rows if (row.op, row.format) == (problem.case.op.name, problem.case.format)]
         if not rows:
             raise UsageError(f"verify: no kernel that {kernels!r} names takes {problem.case.word}")
+    for skip in skipped:
+        report(skip)
     chosen = PROFILES[profile] if examples is None else Profile(examples)
     jobs: SimpleQueue[Examiner] = SimpleQueue()
     count = 2 if len(rows) > 1 else 1
