@@ -47,7 +47,7 @@ class Profile:
     layers: bool = False
 
 
-PROFILES = {"quick": Profile(18), "full": Profile(300, layers=True)}
+PROFILES = {"quick": Profile(36), "full": Profile(300, layers=True)}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def problems(row: Kernel, count: int, seed: int) -> list[Problem]:
 
 
 def verdict(
-    row: Kernel, examples: int = 18, seed: int = 0, examine: Examine = in_process,
+    row: Kernel, examples: int = 36, seed: int = 0, examine: Examine = in_process,
     given: Iterable[Problem] | None = None, explain: Callable[[Kernel, Problem], str] | None = None,
 ) -> Verdict:  # fmt: skip
     """Examine one row until the first fault.
@@ -194,7 +194,7 @@ def verify(
 
     Args        examples    problems for each row, instead of the profile's
                 backends    all, if None; none, if plug-ins are given
-                profile     quick (18 problems a row) or full (300, and every layer of the three networks at full size)
+                profile     quick (36 problems a row) or full (300, and every layer of the three networks at full size)
                 case        one problem's word (op.format:shapes@fill) instead of drawn ones; `seed` fills its arrays
                 threads     counts that must give the same bits; the first is the one that is held to the reference
                 plugins     manifests of kernels of your own (docs/plugins.md)
