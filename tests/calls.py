@@ -11,7 +11,7 @@ from refstack import ops
 from refstack.backends import BACKENDS, Step, backend, rows
 from refstack.formats import Array, Int8
 from refstack.graph import Node
-from refstack.kernels import Case, Kernel, Reorder, case_of, from_nchw, layout_shape, select, to_nchw
+from refstack.kernels import Case, Kernel, Reorder, case_of, from_nchw, layout_shape, to_nchw
 from refstack.memory import ALIGNMENT
 from refstack.verification.harness import accepts
 
@@ -64,10 +64,17 @@ class Call:
         return np.array(to_nchw(self.output, self.target, self.case.shape))
 
 
-def run(row: Kernel, node: Node, *inputs: Array, threads: int = 1) -> Array:
-    """The row's output; if it does not take this case, that of the first row of its backend which does."""
+def takes(row: Kernel, asked: Case) -> bool:
+    """Whether the row is for this op and format, and accepts the case."""
+    return (row.op, row.format) == (asked.op.name, asked.format) and accepts(row, asked)
+
+
+def prepare(row: Kernel, node: Node, inputs: Sequence[Array]) -> Call:
+    """A call of the row; if it does not take this case, of the first row of its backend which does."""
     asked = case(node, inputs)
-    if (row.op, row.format) != (node.op.name, asked.format) or not accepts(row, asked):
-        able = [each for each in rows((row.backend,)) if accepts(each, asked)]
-        row = select(asked, able).kernel
-    return Call(row, node, inputs, threads)(*inputs)
+    return Call(next(each for each in (row, *rows((row.backend,))) if takes(each, asked)), node, inputs)
+
+
+def run(row: Kernel, node: Node, *inputs: Array) -> Array:
+    """The row's output (or that of another row of its backend, see `prepare`)."""
+    return prepare(row, node, inputs)(*inputs)

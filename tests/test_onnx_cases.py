@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import onnx_cases
 import pytest
-from calls import ROWS, case, run
+from calls import ROWS, case, run, takes
 from onnx_cases import Translated, Untranslatable, translate
 
 from refstack import ops
 from refstack.compare import check
 from refstack.formats import Csr, Dense, Ternary
 from refstack.graph import Node
-from refstack.verification.harness import accepts
 
 TAKEN = {
     "avgpool": """
@@ -162,8 +161,7 @@ def test_case(name: str) -> None:
     for node in formats(theirs.node):
         said = check(node, theirs.inputs, theirs.wanted, "onnx", name)
         assert said.passed, str(said)
-        asked = case(node, theirs.inputs)
-        able = [row for row in ROWS if (row.op, row.format) == (node.op.name, asked.format) and accepts(row, asked)]
+        able = [row for row in ROWS if takes(row, case(node, theirs.inputs))]
         for row in able:
             found = check(node, theirs.inputs, run(row, node, *theirs.inputs), row.name, name)
             assert found.passed, str(found)
