@@ -28,17 +28,17 @@ def case(node: Node, inputs: Sequence[Array]) -> Case:
 
 
 def array(shape: Sequence[int], dtype: np.dtype | type, offset: int = 0) -> Array:
-    """0xFF in every byte, `offset` bytes behind a cache line."""
+    """0xFF in every byte, `offset` elements behind a cache line."""
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.full(nbytes + 2 * ALIGNMENT, 0xFF, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT + offset
+    room = np.full(nbytes + 2 * ALIGNMENT + offset * np.dtype(dtype).itemsize, 0xFF, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT + offset * np.dtype(dtype).itemsize
     return room[start : start + nbytes].view(dtype).reshape(shape)
 
 
 class Call:
     """A row on buffers of its own, which are the same at every call. Inputs and output are nchw.
 
-    threads     of every call          offset      bytes by which all but scratch miss a cache line
+    threads     of every call          offset      elements by which all but scratch miss a cache line
     """
 
     def __init__(self, row: Kernel, node: Node, inputs: Sequence[Array], threads: int = 1, offset: int = 0) -> None:
