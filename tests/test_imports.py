@@ -33,6 +33,7 @@ ORDER = (
     ("reference",),
     ("graph",),
     ("container",),
+    ("winograd",),
     ("formats",),
     ("ops",),
     ("datasets",),

@@ -16,6 +16,7 @@ from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import AvgPool2d, BatchNorm, Concat, Conv2d, Quantize
+from refstack.winograd import Winograd
 
 Packed = dict[str, Array]
 
@@ -109,6 +110,27 @@ def small_map(v: int, node: Node, case: Case) -> Packed:
     most = 1 if case.shape[2] == 4 else 4
     w = tiles(filters(node, case), v, v, most)
     return {"bias": bias(node, case.shape[1], v), "weights": contiguous(w), "tile": integers(most)}
+
+
+PASS = 64
+"""Tiles of Winograd's algorithm in one pass, about: enough to use the weights well, few enough to stay in L2."""
+
+
+def tile_grid(m: int, case: Case) -> tuple[int, int]:
+    """(tiles of an image, images in a pass)"""
+    n, _, p, q = case.shape
+    tiles = -(-p // m) * -(-q // m)
+    return tiles, max(1, min(n, PASS // tiles))
+
+
+def winograd(v: int, algorithm: Winograd, node: Node, case: Case) -> Packed:
+    """[A*A] register tiles of the transformed filters, each a 1x1 convolution's; 4 blocks wide where tiles are few."""
+    tiles_, images = tile_grid(algorithm.m, case)
+    most = 4 if tiles_ * images <= 6 else 2
+    u = algorithm.filters(filters(node, case)).astype(np.float32)
+    points = [tiles(u[:, :, i, j, None, None], v, v, most) for i, j in np.ndindex(u.shape[2:])]
+    sizes = integers(most, images)
+    return {"bias": bias(node, case.shape[1], v), "weights": contiguous(np.concatenate(points)), "sizes": sizes}
 
 
 def depthwise(v: int, node: Node, case: Case) -> Packed:
