@@ -24,7 +24,7 @@ WORSE = 4.0
 """How many times the textbook loop's error is too much. Other orders of summation lie between 0.5 and 1.7, inputs that
 were rounded to TF32 far above (docs/checker-study.md)."""
 WORSE_BY = {"winograd4": 32.0}
-"""The same for algorithms that lose more by nature: F(4,3) is up to 9 times worse, since its transforms cancel."""
+"""The same for algorithms that lose more by nature: F(4,3) is some 10 times worse, since its transforms cancel."""
 LEAST = 256
 """Outputs below which a root mean square says too little."""
 

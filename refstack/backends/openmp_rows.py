@@ -56,7 +56,7 @@ def window_3x3(case: Case) -> str | None:
 
 
 def tiles_at_least(least: int, m: int) -> Need:
-    """Fewer cannot use the weights, of which there are more than in a direct convolution; half of them must be outputs."""
+    """Fewer do not make up for the larger weights; and half of what they compute must be asked for."""
 
     def need(case: Case) -> str | None:
         n, _, p, q = case.shape
