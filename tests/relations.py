@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from refstack import ops
-from refstack.compare import bound
+from refstack.contract import bound
 from refstack.errors import ShapeError
 from refstack.formats import Array, Csr, Dense, Int8, Weight
 from refstack.graph import Node
