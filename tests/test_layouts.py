@@ -1,4 +1,4 @@
-"""Arrays as callers have them: whatever their strides, order and address, they are read right or refused, never misread."""
+"""Arrays as callers have them: whatever their strides, order and address, they are read right or refused."""
 
 from __future__ import annotations
 
