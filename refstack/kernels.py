@@ -239,6 +239,7 @@ class Kernel:
     blocks      sizes at which the code takes another path (vector width, register tile ..): tests go around them
     exact       integer data below 2**24 gives the exact integer result
     algorithm   whose error bound it is held to: direct (each product once, in any order), winograd2, winograd4
+    nonfinite   what NaN and infinities in x do: "exact", what the reference says; "spreads", the same and more of them
     """
 
     op: str
@@ -253,6 +254,7 @@ class Kernel:
     blocks: tuple[int, ...] = ()
     exact: bool = True
     algorithm: str = "direct"
+    nonfinite: str = "exact"
     summary: str = ""
 
     @property
