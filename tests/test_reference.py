@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -267,12 +268,14 @@ def test_network_input_of_wrong_shape() -> None:
         run(chain(), np.zeros((1, 3, 5, 4), np.float32))
 
 
-def test_weight_that_does_not_fit() -> None:
-    weight = Dense.encode(np.ones((2, 5)))
-    with pytest.raises(ShapeError, match=r"conv2d: weight is \(2, 5\), input \(1, 3, 4, 4\) wants \(2, 27\)"):
+@pytest.mark.parametrize("shape", [(2, 5), (2, 28), (1, 27), (3, 27)])
+def test_weight_that_does_not_fit(shape: tuple[int, int]) -> None:
+    weight = Dense.encode(np.ones(shape))
+    got = re.escape(str(shape))
+    with pytest.raises(ShapeError, match=rf"conv2d: weight is {got}, input \(1, 3, 4, 4\) wants \(2, 27\)"):
         layer(Node("y", ops.Conv2d((3, 3), out_channels=2), ("x",), weight), np.zeros((1, 3, 4, 4), np.float32))
-    with pytest.raises(ShapeError, match=r"linear: weight is \(2, 5\), input \(1, 4\) wants \(2, 4\)"):
-        layer(Node("y", ops.Linear(2), ("x",), weight), np.zeros((1, 4), np.float32))
+    with pytest.raises(ShapeError, match=rf"linear: weight is {got}, input \(1, 27\) wants \(2, 27\)"):
+        layer(Node("y", ops.Linear(2), ("x",), weight), np.zeros((1, 27), np.float32))
 
 
 def test_quantize_refuses_nan() -> None:

@@ -1,0 +1,57 @@
+"""Inside a changed copy of refstack (tree.py): build its C files, examine the rows that they serve, tell on stdout.
+
+python judge.py ROWS EXAMPLES SEED SECONDS        one JSON object a line; ends with SIGALRM after SECONDS
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import refstack
+from refstack.backends import openmp
+from refstack.errors import CompileError
+from refstack.verification.harness import examine
+from refstack.verification.verdicts import problems
+
+
+def machine_code(library: Path) -> str:
+    """A hash of a library's instructions and constants; equal for two sources that the compiler sees no difference in."""
+    with tempfile.NamedTemporaryFile() as file:
+        sections = ("-j", ".text", "-j", ".rodata")
+        subprocess.run(["objcopy", "-O", "binary", *sections, str(library), file.name], check=True)
+        content = Path(file.name).read_bytes()
+    return hashlib.sha256(content.replace(library.stem.encode(), b"")).hexdigest()
+
+
+def tell(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def main(rows: str, examples: int, seed: int, seconds: int) -> None:
+    tell(package=refstack.__file__)
+    try:
+        library = openmp.library()
+    except CompileError as error:
+        return tell(refused=str(error))
+    served = [row for row in openmp.kernels() if fnmatchcase(row.name, rows) and hasattr(library, row.run)]
+    tell(code=machine_code(Path(library._name)), rows=[row.name for row in served])
+    signal.alarm(seconds)  # its default action ends the process, wherever a kernel is
+    for row in served:
+        for count, problem in enumerate(problems(row, examples, seed), 1):
+            where = {"kernel": row.name, "case": str(problem), "cases": count}
+            tell(examining=f"{row.name} on {problem}")
+            if fault := examine(row, problem).problem:
+                tell(fault=fault, **where)
+                break
+    return tell(done=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
