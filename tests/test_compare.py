@@ -14,7 +14,8 @@ from hypothesis import given
 from strategies import tiny
 
 from refstack import ops
-from refstack.compare import bound, check, gamma
+from refstack.compare import check
+from refstack.contract import bound, gamma
 from refstack.formats import Array, Csr, Dense, Ternary
 from refstack.graph import Node
 from refstack.reference import layer

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from refstack import __version__
-from refstack.cli import data, look, measure
+from refstack.cli import data, look, measure, verify
 from refstack.errors import RefstackError
 
 
@@ -80,7 +80,7 @@ app.command()(measure.classify)
 app.command()(data.compress)
 app.command()(look.kernels)
 app.command()(look.explain)
-app.command()(look.verify)
+app.command()(verify.verify)
 app.command()(look.doctor)
 app.add_typer(data.app, name="data")
 

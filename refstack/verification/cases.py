@@ -8,13 +8,13 @@ Next: fills.py, then harness.py
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from refstack import ops
-from refstack.kernels import Case, Reorder
+from refstack.kernels import Case, Reorder, parse_case
 from refstack.ops import Activation, Op, Shape
 
 T = TypeVar("T")
@@ -52,14 +52,29 @@ class Seeded:
 
 @dataclass(frozen=True)
 class Problem:
-    """A case and what its arrays are filled with. The case's density is what is asked for, not yet what is drawn."""
+    """A case and what its arrays are filled with. The case's density is what is asked for, not yet what is drawn.
+
+    trail       the choices that drew it, each counted from its simplest option; empty if it was written down
+    """
 
     case: Case
     fill: str
     seed: int
+    trail: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def word(self) -> str:
+        """One line that repeats it, with its seed: conv2d.dense:n1c3h8w8_k4r3s3_st1pd1g1@integer"""
+        return f"{self.case.word}@{self.fill}"
 
     def __str__(self) -> str:
-        return f"{self.case.word} fill={self.fill} seed={self.seed}"
+        return f"{self.word} with seed {self.seed}"
+
+
+def parse_problem(word: str, seed: int) -> Problem:
+    """The problem that a word and a seed name; without a fill it is `integer`. UsageError for a word that is none."""
+    case, _, fill = word.partition("@")
+    return Problem(parse_case(case), fill or "integer", seed)
 
 
 def sizes(choose: Choose, blocks: Blocks, count: int, most: int) -> list[int]:
@@ -173,6 +188,12 @@ def linear_deep(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     return ops.Linear(k, activation(choose)), ((n, choose.among(DEEP)),)
 
 
+def linear_many(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Long sums and at least 256 outputs, enough for a root mean square."""
+    n, k = choose.integer(16, 19), choose.integer(16, 35)
+    return ops.Linear(k, activation(choose)), ((n, choose.among(DEEP)),)
+
+
 def image(choose: Choose, blocks: Blocks) -> Shape:
     """(n, c, h, w)."""
     return (choose.integer(1, 3), *sizes(choose, blocks, 3, 2**15))
@@ -234,7 +255,7 @@ FAMILIES: dict[str, dict[str, Family]] = {
         "general": conv_general, "square": conv_square, "pointwise": conv_pointwise, "depthwise": conv_depthwise,
         "deep": conv_deep, "named": conv_named,
     },
-    "linear": {"general": linear_general, "deep": linear_deep},
+    "linear": {"general": linear_general, "deep": linear_deep, "many": linear_many},
     "maxpool": {"general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d)},
     "avgpool": {"general": pooling(ops.AvgPool2d), "halves": pooling_halves(ops.AvgPool2d)},
     "batchnorm": {

@@ -52,6 +52,9 @@ REAL: dict[str, Draw] = {
     "constant": lambda rng, shape: np.full(shape, rng.uniform(0.1, 1)),
 }
 
+INDEPENDENT = ("normal",)
+"""Fills on which the root mean square error is held against the textbook loop's (compare.rms_check)."""
+
 WEIGHTED = (ops.Conv2d, ops.Linear)
 SELECTING = ("relu", "add", "maxpool", "concat", "flatten", "reorder")
 """Layers that give special values back unharmed or by IEEE's rules."""
