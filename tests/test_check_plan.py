@@ -96,7 +96,7 @@ def test_a_plan_that_forgets_is_not_repeatable() -> None:
     ],
 )
 def test_packed_arrays_are_contiguous_and_aligned(view: Callable[[Array], Array]) -> None:
-    array = view(np.arange(64, dtype=np.float32))
+    array = view(aligned(np.arange(64, dtype=np.float32)))
     made = aligned(array)
     assert made.flags.c_contiguous
     assert made.ctypes.data % ALIGNMENT == 0

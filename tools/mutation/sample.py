@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 
-from mutation.tree import ROOT, C, Change, Result, by_rows
 from universalmutator.mutator import mutants_regexp
+
+from mutation.tree import ROOT, C, Change, Result, by_rows
 
 ROWS = "*.openmp.*"
 REVIEWED = Path(__file__).with_name("equivalent.json")

@@ -165,12 +165,12 @@ def _read(status: int, out: str, err: str, folder: Path, rows: str) -> Result:
     if not told["rows"] or not (folder / "called").exists():
         return Result("idle", f"of {told['rows']} no entry was called, {ended}", code)
     for line in lines:
-        if "fault" in line:
-            return Result("killed", "FAIL {kernel}: {fault}, {case}".format(**line), code, line["cases"])
-    if "done" not in told:
+        if "state" in line:
+            return Result("killed", "{state} {kernel}: {reason}, {case}".format(**line), code, line["cases"])
+    if "compared" not in told:
         state = "TIMEOUT" if status == -signal.SIGALRM else "CRASH"
         return Result("killed", f"{state} {told.get('examining')}: {ended}", code)
-    return Result("survived", "", code)
+    return Result("survived" if told["compared"] else "idle", "", code)
 
 
 def by_tests(change: Change, tests: Sequence[str], flags: str = "", seconds: float = 300) -> Result:
