@@ -1,6 +1,6 @@
 """Faults that a kernel, the checker or the reference might have, written by hand: each must be found out.
 
-Numbers are those of the plan (docs/mutation.md): index and loops 1-17, sums 18-30, sparse and ternary 31-38, activation,
+SANITIZED are faults that ASan and UBSan must see, `by` is what they say. Numbers are those of the plan (docs/mutation.md): index and loops 1-17, sums 18-30, sparse and ternary 31-38, activation,
 norm and pooling 39-42, concurrency and state 43-49, Python 50-55. `new` replaces `old`, which stands in `file` once.
 """
 
@@ -229,6 +229,19 @@ PYTHON = (
            "all(layer.passed for layer", "any(layer.passed for layer", ("tests/test_check_plan.py",)),
     Python("55", "a fault that reference and NumPy kernels share", "refstack/reference/window.py",
            "::sh, ::sw, ::dh, ::dw", "::sh, ::sw, ::dw, ::dh", ("tests/test_reference.py::test_layer[conv2d-dense]",)),
+)
+
+SANITIZED = (
+    Kernel("stack", "reads past an array on the stack", "conv2d_csr_direct.c", "linear.csr.*",
+           "j < 4; j++) sum[j]", "j < 5; j++) sum[j]", "runtime error: .*(insufficient space|out of bounds)|stack-buffer"),
+    Kernel("heap", "reads past the end of its heap", "pointwise.c", "softmax.*", "float largest = x[0], sum = 0;",
+           "char *room = __builtin_malloc(a->c); volatile char last = room[a->c]; (void)last; __builtin_free(room);\n"
+           "        float largest = x[0], sum = 0;", "heap-buffer-overflow"),
+    Kernel("overflow", "overflows a signed number", "conv2d_int8_direct.c", "conv2d.int8.*",
+           "int32_t acc = f.constant[k];", "int32_t acc = f.constant[k] + (2147483647 - f.constant[k]) - 100;",
+           "signed integer overflow"),
+    Kernel("shift", "shifts by too much", "conv2d_int8_direct.c", "conv2d.int8.*",
+           "(int64_t)1 << f->shift[k] >> 1", "(int64_t)1 << (f->shift[k] + 64) >> 1", "shift exponent", f"{C}/rs_int8.h"),
 )
 
 NOT_YET = {

@@ -1,6 +1,7 @@
 """Inside a changed copy of refstack (tree.py): build its C files, examine the rows that they serve, tell on stdout.
 
-python judge.py ROWS EXAMPLES SEED SECONDS        one JSON object a line; ends with SIGALRM after SECONDS
+python judge.py ROWS EXAMPLES SEED SECONDS        one JSON object a line; a problem that takes more than
+                                                  SECONDS ends it with SIGALRM
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from refstack.verification.verdicts import problems
 
 
 def machine_code(library: Path) -> str:
-    """A hash of a library's instructions and constants; equal for two sources that the compiler sees no difference in."""
+    """A hash of a library's instructions, constants and tables; equal for two sources that the compiler sees no difference in."""
     with tempfile.NamedTemporaryFile() as file:
-        sections = ("-j", ".text", "-j", ".rodata")
-        subprocess.run(["objcopy", "-O", "binary", *sections, str(library), file.name], check=True)
+        parts = [f"--only-section={name}" for name in (".text", ".rodata", ".data", ".data.rel.ro", ".rela.dyn")]
+        subprocess.run(["objcopy", "-O", "binary", *parts, str(library), file.name], check=True)
         content = Path(file.name).read_bytes()
     return hashlib.sha256(content.replace(library.stem.encode(), b"")).hexdigest()
 
@@ -42,11 +43,11 @@ def main(rows: str, examples: int, seed: int, seconds: int) -> None:
         return tell(refused=str(error))
     served = [row for row in openmp.kernels() if fnmatchcase(row.name, rows) and hasattr(library, row.run)]
     tell(code=machine_code(Path(library._name)), rows=[row.name for row in served])
-    signal.alarm(seconds)  # its default action ends the process, wherever a kernel is
     compared = 0
     for row in served:
         for count, problem in enumerate(problems(row, examples, seed), 1):
             tell(examining=f"{row.name} on {problem}")
+            signal.alarm(seconds)  # its default action ends the process, wherever a kernel is
             found = in_process(row, problem, hard=True)  # guard pages: this process may die of a read too far
             compared += found.compared
             if found.state != "PASS":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -29,10 +30,11 @@ from refstack.backends import build
 
 ROOT = Path(__file__).resolve().parents[2]
 C = "accel/openmp"
-SECONDS = 20
-"""Seconds of examination after which a kernel is held to hang; right ones need less than one."""
+SECONDS = 10
+"""Seconds after which a problem is held to hang; right kernels need a tenth of one."""
 
-BUILD_SECONDS = 120
+LONGEST = 1800
+"""Seconds after which a trial is given up: something else is wrong."""
 
 State = Literal["killed", "survived", "refused", "idle"]
 
@@ -107,7 +109,9 @@ def tree(change: Change, sources: Sequence[str] | None = None) -> Iterator[Path]
 @cache
 def sanitized() -> tuple[str, dict[str, str]]:
     """Compiler flags and environment under which ASan and UBSan watch the kernels; Python's own leaks are not told."""
-    runtime = subprocess.check_output([build.compiler().path, "-print-file-name=libasan.so"], text=True).strip()
+    chosen = build.compiler()
+    name = "libasan.so" if chosen.kind == "gcc" else f"libclang_rt.asan-{platform.machine()}.so"
+    runtime = subprocess.check_output([chosen.path, f"-print-file-name={name}"], text=True).strip()
     watched = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
     return " ".join(build.VARIANTS["sanitize"]), watched
 
@@ -128,7 +132,8 @@ def run(command: Sequence[str], env: dict[str, str], seconds: float, cwd: Path) 
         out, err = job.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(job.pid, signal.SIGKILL)
-        out, err = job.communicate()
+        job.communicate()
+        raise
     return job.returncode, out, err
 
 
@@ -146,7 +151,7 @@ def by_rows(
             *map(str, (examples, seed, SECONDS)),
         ]
         env = environment(folder, flags) | more
-        status, out, err = run(command, env, BUILD_SECONDS + SECONDS, folder)
+        status, out, err = run(command, env, LONGEST, folder)
         return _read(status, out, err, folder, rows)
 
 
@@ -159,7 +164,7 @@ def _read(status: int, out: str, err: str, folder: Path, rows: str) -> Result:
     if "refused" in told:
         return Result("refused", told["refused"])
     code = told.get("code", "")
-    ended = signal.Signals(-status).name if status < 0 else f"exit status {status}: {err[-600:]}"
+    ended = signal.Signals(-status).name if status < 0 else f"exit status {status}: {err[:2000]}"
     if "rows" not in told:
         return Result("killed", f"CRASH while it was loaded, {ended}")
     if not told["rows"] or not (folder / "called").exists():
@@ -173,7 +178,7 @@ def _read(status: int, out: str, err: str, folder: Path, rows: str) -> Result:
     return Result("survived" if told["compared"] else "idle", "", code)
 
 
-def by_tests(change: Change, tests: Sequence[str], flags: str = "", seconds: float = 300) -> Result:
+def by_tests(change: Change, tests: Sequence[str], flags: str = "", seconds: float = LONGEST) -> Result:
     """Run tests of the repository (pytest's words, e.g. tests/test_compare.py) on the changed copy."""
     with tree(change) as folder:
         env = environment(folder, flags)
