@@ -114,7 +114,7 @@ def rms_check(node: Node, x: Array, output: Array, allowed: Bound | None = None,
     Returns     RmsCheck, with compared = 0 where fewer than 256 outputs are there to be compared
     """
     wanted = allowed or bound(node, (x,))
-    scale = np.broadcast_to(wanted.scale, output.shape).ravel()
+    scale = np.broadcast_to(wanted.scale, wanted.value.shape).ravel()
     places = np.flatnonzero((scale > 0) & ~wanted.indeterminate.ravel())
     if output.shape != wanted.value.shape or len(places) < LEAST:
         return RmsCheck(0.0, WORSE, 0)

@@ -24,14 +24,14 @@ from refstack.verification.verdicts import problems, verdict
 
 
 def test_every_registered_kernel_between_guard_pages() -> None:
-    """The suite that CI rests on: all rows, in children, 18 problems each, and every saboteur caught on the way."""
+    """The suite that CI rests on: all rows, in children, 36 problems each, and every saboteur caught on the way."""
     found = verify()
     usable = [name for name in BACKENDS if not backend(name).unavailable()]
     registered = [row.name for name in usable for row in backend(name).kernels()]
     assert [each.kernel for each in found if each.state != "SKIP"] == registered
     for each in found:
         assert each.state in ("PASS", "SKIP"), each
-    assert all(each.cases == 18 and each.compared > 0 for each in found if each.state == "PASS")
+    assert all(each.cases == 36 and each.compared > 0 for each in found if each.state == "PASS")
     assert max(each.rms for each in found) > 0.5, "nothing was held against the textbook loop"
 
 
@@ -65,7 +65,7 @@ def test_verify_repeats_itself() -> None:
         "maxpool.float32.numpy.reference", "maxpool.int8.numpy.reference", "avgpool.float32.numpy.reference",
         "globalavgpool.float32.numpy.reference",
     }  # fmt: skip
-    assert all(each.state == "PASS" and each.cases == 18 and each.compared > 0 for each in found)
+    assert all(each.state == "PASS" and each.cases == 36 and each.compared > 0 for each in found)
     again = verify("*pool*", seed=1, backends=["numpy"])
     assert [replace(each, seconds=0) for each in found] == [replace(each, seconds=0) for each in again]
 
@@ -186,7 +186,7 @@ def test_a_timeout_is_not_tried_again_and_again() -> None:
 def test_problems_that_tell_nothing_are_inconclusive() -> None:
     found = verdict(honest_row(), examine=lambda row, problem: Finding("PASS", compared=7, telling=False))
     assert found.state == "INCONCLUSIVE"
-    assert found.reason == "18 problems were accepted, 0 of them telling, and 126 values compared: that proves little"
+    assert found.reason == "36 problems were accepted, 0 of them telling, and 252 values compared: that proves little"
 
 
 def test_zeros_everywhere_tell_nothing() -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from refstack.verification import Verdict
 
 
+NUMBERS = ("cases", "compared", "worst", "rms", "seconds")
+
+
 def verify(
     kernel: Annotated[str, typer.Option("--kernel", "-k", help="Glob over op.format.backend.variant.")] = "*",
     profile: Annotated[
@@ -48,7 +51,8 @@ def verify(
     verdicts = _soak(minutes, kernel, seed, asked, counts, plugin or []) if profile == "soak" else _verify(
         kernel, seed, examples, asked, profile, case, counts, plugin or []
     )  # fmt: skip
-    show([asdict(verdict) for verdict in verdicts], format)
+    hidden = ("reason", "case", "seed") if format is View.table else ()  # said below, at length
+    show([{k: v for k, v in asdict(each).items() if k not in hidden} for each in verdicts], format, NUMBERS)
     states = [verdict.state for verdict in verdicts]
     say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + f" with seed {seed}")
     for verdict in verdicts:
@@ -72,7 +76,7 @@ def _verify(
 
     def report(verdict: Verdict) -> None:
         done.append(verdict)
-        if verdict.state not in ("PASS", "SKIP"):
+        if verdict.state != "PASS":
             say(f"{verdict.kernel}: {verdict.state}: {verdict.reason}")
 
     found = run(

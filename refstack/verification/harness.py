@@ -138,21 +138,21 @@ def real_case(problem: Problem) -> tuple[Node, Case]:
 
 @cache
 def families(row: Kernel) -> tuple[str, ...]:
-    """The families of cases that this row mostly accepts, or at least sometimes."""
-    share: dict[str, int] = {}
+    """The families of cases of which this row accepts some."""
+    found = []
     for name, family in FAMILIES[row.op].items():
         choose = Seeded(0)
-        drawn = [family(choose, row.blocks or BLOCKS) for _ in range(TRIES)]
-        share[name] = sum(accepts(row, problem_of(choose, *each, row.format).case) for each in drawn)
-    often = tuple(name for name, count in share.items() if count >= TRIES // 5)
-    return often or tuple(name for name, count in share.items() if count)
+        drawn = (family(choose, row.blocks or BLOCKS) for _ in range(TRIES))
+        if any(accepts(row, problem_of(choose, *each, row.format).case) for each in drawn):
+            found.append(name)
+    return tuple(found)
 
 
 def attempt(row: Kernel, choose: Choose, fill: str | None = None) -> Problem | None:
     """One problem of the families that suit the row, or None if the row does not accept it."""
     word = fill or choose.among(fills(row.op, row.format))
-    largest = word == "largest" and "deep" in families(row)
-    family = FAMILIES[row.op]["deep" if largest else choose.among(families(row))]
+    largest = word == "largest" and "deepest" in families(row)
+    family = FAMILIES[row.op]["deepest" if largest else choose.among(families(row))]
     problem = problem_of(choose, *family(choose, row.blocks or BLOCKS), row.format, word)
     return problem if accepts(row, problem.case) and accepts(row, real_case(problem)[1]) else None
 

@@ -47,7 +47,7 @@ class Profile:
     layers: bool = False
 
 
-PROFILES = {"quick": Profile(18), "full": Profile(300, layers=True)}
+PROFILES = {"quick": Profile(36), "full": Profile(300, layers=True)}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def problems(row: Kernel, count: int, seed: int) -> list[Problem]:
 
 
 def verdict(
-    row: Kernel, examples: int = 18, seed: int = 0, examine: Examine = in_process,
+    row: Kernel, examples: int = 36, seed: int = 0, examine: Examine = in_process,
     given: Iterable[Problem] | None = None, explain: Callable[[Kernel, Problem], str] | None = None,
 ) -> Verdict:  # fmt: skip
     """Examine one row until the first fault.
@@ -120,23 +120,30 @@ def shrink(row: Kernel, problem: Problem, found: Finding, examine: Examine) -> t
         return problem, found
     deadline = time.monotonic() + SHRINK_S
 
-    def fails(choose: Choose) -> tuple[Problem, Finding] | None:
+    def fails(choose: Choose, fill: str) -> tuple[Problem, Finding] | None:
         recorder = Recorder(choose)
-        candidate = attempt(row, recorder, problem.fill)
+        candidate = attempt(row, recorder, fill)
         if candidate is None or _size(candidate) > _size(problem):
             return None
         again = examine(row, candidate)
         return (replace(candidate, trail=tuple(recorder.trail)), again) if again.state == found.state else None
 
-    smalls = (Small(most, i) for most in (1, 2, 3, 4) for i in range(SMALL_TRIES) if time.monotonic() < deadline)
-    problem, found = next(filter(None, map(fails, smalls)), (problem, found))
+    words = [word for word in dict.fromkeys(("integer", problem.fill)) if word in fills(row.op, row.format)]
+    smalls = (
+        fails(Small(most, i), word) for most in (1, 2, 3, 4) for word in words for i in range(SMALL_TRIES)
+        if time.monotonic() < deadline
+    )  # fmt: skip
+    problem, found = next(filter(None, smalls), (problem, found))
     place, progress = 0, bool(problem.trail)
     while progress:
         progress = False
         for at, trail in simpler(problem.trail, place):
             if time.monotonic() > deadline:
                 return problem, found
-            if (less := fails(Replay(trail))) and (_size(less[0]), less[0].trail) < (_size(problem), problem.trail):
+            if (less := fails(Replay(trail), problem.fill)) and (_size(less[0]), less[0].trail) < (
+                _size(problem),
+                problem.trail,
+            ):
                 (problem, found), place, progress = less, at, True
                 break
     return problem, found
@@ -187,7 +194,7 @@ def verify(
 
     Args        examples    problems for each row, instead of the profile's
                 backends    all, if None; none, if plug-ins are given
-                profile     quick (18 problems a row) or full (300, and every layer of the three networks at full size)
+                profile     quick (36 problems a row) or full (300, and every layer of the three networks at full size)
                 case        one problem's word (op.format:shapes@fill) instead of drawn ones; `seed` fills its arrays
                 threads     counts that must give the same bits; the first is the one that is held to the reference
                 plugins     manifests of kernels of your own (docs/plugins.md)
@@ -205,6 +212,8 @@ def verify(
         rows = [row for row in rows if (row.op, row.format) == (problem.case.op.name, problem.case.format)]
         if not rows:
             raise UsageError(f"verify: no kernel that {kernels!r} names takes {problem.case.word}")
+    for skip in skipped:
+        report(skip)
     chosen = PROFILES[profile] if examples is None else Profile(examples)
     jobs: SimpleQueue[Examiner] = SimpleQueue()
     count = 2 if len(rows) > 1 else 1
