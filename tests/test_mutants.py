@@ -1,6 +1,6 @@
 """Every fault written down in tools/mutation/hand.py is found out, and none is found where there is none.
 
-A mutant counts as killed only if it compiled, was loaded and called. What does not run here is said in docs/mutation.md.
+A mutant counts as killed only if it compiled, was loaded and called. More: docs/mutation.md
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 from mutation import hand
-from mutation.hand import Kernel, Python
+from mutation.hand import Mutant
 from mutation.tree import C, Change, Result, by_rows, by_tests
 
 from refstack.backends import openmp
@@ -25,12 +25,12 @@ TESTS = sorted({test for mutant in hand.PYTHON for test in mutant.tests})
 needs_compiler = pytest.mark.skipif(openmp.unavailable() is not None, reason=str(openmp.unavailable()))
 
 
-def trial(subject: Kernel | Python | str) -> Result:
+def trial(subject: Mutant | str) -> Result:
     """What becomes of a mutant, of a C file as it is, or of tests on refstack as it is."""
-    if isinstance(subject, Kernel):
+    if isinstance(subject, Mutant):
+        if subject.tests:
+            return by_tests(subject.change, subject.tests, FLAGS)
         return by_rows(subject.change, [subject.unit], subject.rows, flags=FLAGS)
-    if isinstance(subject, Python):
-        return by_tests(subject.change, subject.tests, FLAGS)
     if subject in UNITS:
         return by_rows(Change(f"{C}/{subject}"), [subject], "*", flags=FLAGS)
     return by_tests(Change("refstack/__init__.py"), TESTS, FLAGS)
@@ -47,13 +47,13 @@ def trials(request: pytest.FixtureRequest) -> Iterator[dict[object, Future[Resul
 
 @needs_compiler
 @pytest.mark.parametrize("subject", hand.KERNELS, ids=lambda mutant: mutant.number)
-def test_wrong_kernel_is_refused(subject: Kernel, trials: dict[object, Future[Result]]) -> None:
+def test_wrong_kernel_is_refused(subject: Mutant, trials: dict[object, Future[Result]]) -> None:
     result = trials[subject].result()
     assert result.state == "killed", f"{subject.number}: {subject.what} got away: {result}"
 
 
 @pytest.mark.parametrize("subject", hand.PYTHON, ids=lambda mutant: mutant.number)
-def test_wrong_python_is_found(subject: Python, trials: dict[object, Future[Result]]) -> None:
+def test_wrong_python_is_found(subject: Mutant, trials: dict[object, Future[Result]]) -> None:
     result = trials[subject].result()
     assert result.state == "killed", f"{subject.number}: {subject.what} got away: {result}"
 
@@ -72,9 +72,10 @@ def test_right_python_passes_the_same_trial(subject: str, trials: dict[object, F
 
 def test_the_list_is_complete() -> None:
     """Every number of the plan is here, or its absence is explained."""
-    words = [mutant.number for mutant in (*hand.KERNELS, *hand.PYTHON)]
+    words = [mutant.number for mutant in hand.ALL]
     assert len(set(words)) == len(words)
-    assert {int(re.match(r"\d+", word)[0]) for word in words} == set(range(1, 56))
+    assert {int(re.match(r"\d+", mutant.number)[0]) for mutant in (*hand.KERNELS, *hand.PYTHON)} == set(range(1, 56))
+    assert len(hand.KERNELS) + len(hand.PYTHON) + len(hand.SANITIZED) == len(hand.ALL)
     assert all(hand.NOT_YET.values())
 
 

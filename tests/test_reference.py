@@ -288,7 +288,7 @@ def test_weight_that_does_not_fit(shape: tuple[int, int]) -> None:
 
 
 def test_quantize_refuses_nan() -> None:
-    with pytest.raises(UsageError, match="^quantize: the input has a NaN, which no int8 value stands for$"):
+    with pytest.raises(UsageError, match=r"^quantize: the input has a NaN, which no int8 value stands for$"):
         layer(Node("y", ops.Quantize(), ("x",)), np.array([NAN], np.float32))
 
 

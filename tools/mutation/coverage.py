@@ -19,7 +19,6 @@ from collections import defaultdict
 from pathlib import Path
 
 from mutation.tree import ROOT, C, environment
-
 from refstack.backends import build
 
 COMPILER = '#!/bin/sh\n"{compiler}" "$@"\nstatus=$?\ncp -- *.gcno "{folder}" 2>/dev/null\nexit $status\n'

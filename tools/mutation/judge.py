@@ -1,7 +1,8 @@
 """Inside a changed copy of refstack (tree.py): build its C files, examine the rows that they serve, tell on stdout.
 
-python judge.py ROWS EXAMPLES SEED SECONDS        one JSON object a line; a problem that takes more than
-                                                  SECONDS ends it with SIGALRM
+    python judge.py ROWS EXAMPLES SEED SECONDS
+
+Prints one JSON object a line. A problem that takes more than SECONDS ends the process with SIGALRM.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from refstack.verification.verdicts import problems
 
 
 def machine_code(library: Path) -> str:
-    """A hash of a library's instructions, constants and tables; equal for two sources that the compiler sees no difference in."""
+    """A hash of a library's instructions, constants and tables: equal where the compiler sees no difference."""
     with tempfile.NamedTemporaryFile() as file:
         parts = [f"--only-section={name}" for name in (".text", ".rodata", ".data", ".data.rel.ro", ".rela.dyn")]
         subprocess.run(["objcopy", "-O", "binary", *parts, str(library), file.name], check=True)

@@ -2,10 +2,11 @@
 
     python -m mutation.sample [UNIT ..] [--count N] [--seed N] [--examples N]
 
-A unit is a C file of accel/openmp with the headers that it includes. Lines are mutated by universalmutator's rules for C,
-comments taken out first (it passes over lines that have one). Candidates are drawn by the seed until `count` of them
+A unit is a C file of accel/openmp with the headers that it includes. Lines are mutated by universalmutator's rules for
+C, comments taken out first (it passes over lines that have one). Candidates are drawn by the seed until `count` of them
 run: those that do not compile, or whose machine code is that of the original or of another mutant, do not count.
-A survivor that equivalent.json does not explain ends the tool with exit status 1.
+What survives drawn problems is tried under the sanitizers, then on ten times as many problems. A survivor that
+equivalent.json does not explain makes the exit status 1. Results: build/mutants/<unit>.json
 """
 
 from __future__ import annotations

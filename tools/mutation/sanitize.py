@@ -2,8 +2,8 @@
 
     python -m mutation.sanitize [UNIT ..] [--examples N]        units: C files of accel/openmp, all if none is named
 
-First, faults that are planted must be seen (hand.SANITIZED), or a clean run would prove nothing. Exit status 1 unless all
-of them are, and nothing else is.
+First, faults that are planted must be seen (hand.SANITIZED), or a clean run would prove nothing. Exit status 1 unless
+all of them are, and nothing else is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from mutation.hand import SANITIZED
-from mutation.hand import Kernel as Planted
+from mutation.hand import SANITIZED, Mutant
 from mutation.tree import ROOT, C, Change, Result, by_rows
 
 SERVE_NO_ROW = ("roofs.c", "rs_run.c")
@@ -26,17 +25,17 @@ def units() -> list[str]:
     return sorted(path.name for path in (ROOT / C).glob("*.c") if path.name not in SERVE_NO_ROW)
 
 
-def watched(subject: Planted | str, examples: int = 60) -> Result:
+def watched(subject: Mutant | str, examples: int = 60) -> Result:
     """A planted fault, or a file as it is, under the sanitizers."""
-    if isinstance(subject, Planted):
+    if isinstance(subject, Mutant):
         return by_rows(subject.change, [subject.unit], subject.rows, examples, sanitize=True)
     return by_rows(Change(f"{C}/{subject}"), [subject], "*.openmp.*", examples, sanitize=True)
 
 
-def as_it_should(subject: Planted | str, result: Result) -> bool:
-    """Planted faults are seen, and by the sanitizer; nothing is seen in a file as it is."""
-    if isinstance(subject, Planted):
-        return result.state == "killed" and re.search(subject.by, result.by) is not None
+def as_it_should(subject: Mutant | str, result: Result) -> bool:
+    """Mutant faults are seen, and by the sanitizer; nothing is seen in a file as it is."""
+    if isinstance(subject, Mutant):
+        return result.state == "killed" and re.search(subject.says, result.by) is not None
     return result.state == "survived"
 
 
@@ -48,9 +47,10 @@ def main() -> int:
     wrong = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         subjects = [*SANITIZED, *asked.units]
-        for subject, result in zip(subjects, pool.map(lambda each: watched(each, asked.examples), subjects), strict=True):
+        found = pool.map(lambda each: watched(each, asked.examples), subjects)
+        for subject, result in zip(subjects, found, strict=True):
             right = as_it_should(subject, result)
-            name = f"planted: {subject.what}" if isinstance(subject, Planted) else subject
+            name = f"planted: {subject.what}" if isinstance(subject, Mutant) else subject
             word = {"killed": "seen", "survived": "clean"}.get(result.state, result.state)
             print(f"{name:<45} {word if right else f'WRONG: {word}: {result.by}'}", flush=True)
             wrong += not right
