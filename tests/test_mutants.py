@@ -32,7 +32,7 @@ def trial(subject: Mutant | str) -> Result:
             return by_tests(subject.change, subject.tests, FLAGS)
         return by_rows(subject.change, [subject.unit], subject.rows, flags=FLAGS)
     if subject in UNITS:
-        return by_rows(Change(f"{C}/{subject}"), [subject], "*", flags=FLAGS)
+        return by_rows(Change(f"{C}/{subject}"), [subject], "*", examples=20, flags=FLAGS)
     return by_tests(Change("refstack/__init__.py"), TESTS, FLAGS)
 
 
