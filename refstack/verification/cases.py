@@ -191,15 +191,17 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """Padding on some sides only, none at all, or beyond the window; rows of whole vectors."""
-    r, s = choose.among(((1, 1), (1, 3), (3, 1), (3, 3), (1, 7), (2, 2)))
-    pd = (choose.among((0, (r - 1) // 2, r)), choose.among((0, (s - 1) // 2, s)))
-    more = (choose.among((pd[0], 0, r - 1)), choose.among((pd[1], s - 1 - pd[1] if s > pd[1] else 0)))
-    p, q = choose.integer(1, 5), choose.among((1, max(blocks), 2 * max(blocks), 7))
-    h, w = p + r - 1 - pd[0] - more[0], q + s - 1 - pd[1] - more[1]
+    """No padding, or on one side only, or on any, also beyond the window; rows that are whole vectors."""
+    r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (1, 3), (3, 1)))
+    kind = choose.integer(0, 2) if r * s > 1 else 1
+    sides = [0, 0, 0, 0]
+    for i in range(4) if kind == 2 else [choose.integer(0, 3)][:kind]:
+        window = (r, s)[i % 2]
+        sides[i] = choose.among((window, (window - 1) // 2, window - 1)) or 1
+    top, left, bottom, right = sides
+    h, w = choose.integer(1, 5) + r - 1, choose.among((max(blocks), 2 * max(blocks), 7))
     c, k = sizes(choose, blocks, 2, 2**10)
-    padding = (pd[0], pd[1], more[0], more[1])
-    return ops.Conv2d((r, s), (1, 1), padding, (1, 1), k, 1, activation(choose)), ((1, c, max(1, h), max(1, w)),)
+    return ops.Conv2d((r, s), (1, 1), (top, left, bottom, right), (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
 
 
 def conv_depthwise_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
