@@ -6,7 +6,7 @@ CIFAR10 ?= $(wildcard ../shared/cifar10)
 ARGS   ?=
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
-.PHONY: bench test nightly lint format clean
+.PHONY: bench test nightly lint format mutants mutants-python sanitize coverage-c clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
@@ -30,6 +30,20 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Minutes to an hour each: docs/mutation.md. ARGS chooses, e.g. ARGS="avgpool.c --count 40".
+mutants: $(VENV)/.installed-mutation
+	PYTHONPATH=tools $(BIN)/python -m mutation.sample $(ARGS)
+
+mutants-python: $(VENV)/.installed-mutation
+	HYPOTHESIS_PROFILE=ci $(BIN)/mutmut run $(ARGS)
+	PYTHONPATH=tools $(BIN)/python -m mutation.score
+
+sanitize: $(VENV)/.installed-test
+	PYTHONPATH=tools $(BIN)/python -m mutation.sanitize $(ARGS)
+
+coverage-c: $(VENV)/.installed-test
+	PYTHONPATH=tools $(BIN)/python -m mutation.coverage $(ARGS)
+
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
@@ -40,5 +54,9 @@ $(VENV)/.installed-test: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-mutation: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[test,mutation]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist mutants

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -337,16 +338,14 @@ def test_python_threads_do_not_meet() -> None:
     made = node(rng, case, False)
     xs = [inputs(rng, case, False) for _ in range(4)]
     wanted = [execute(kernel, made, case, x) for x in xs]
-    got: dict[int, Array] = {}
-    callers = [
-        threading.Thread(target=lambda i=i: got.update({i: execute(kernel, made, case, xs[i], 2)})) for i in range(4)
-    ]  # type: ignore[misc]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert len(got) == 4
-    assert all(np.array_equal(got[i], wanted[i]) for i in got)
+    start = threading.Barrier(len(xs))
+
+    def call(i: int) -> list[bool]:
+        start.wait()  # one call is over before the next thread has started
+        return [np.array_equal(execute(kernel, made, case, xs[i], 2), wanted[i]) for _ in range(30)]
+
+    with ThreadPoolExecutor(len(xs)) as pool:
+        assert all(all(right) for right in pool.map(call, range(len(xs))))
 
 
 def _in_child(queue: multiprocessing.Queue[float]) -> None:

@@ -66,7 +66,7 @@ RS_INLINE const float *rs_make_planes(const rs_args *a, int64_t n) {
     const float *image = (const float *)a->x[0] + n * a->c * a->h * a->w;
     if (a->r * a->s == 1 && a->st[0] == 1 && a->st[1] == 1 && !rs_padded(a) && a->h * a->w % RS_V == 0) return image;
     const int64_t rows = a->p + (a->r - 1) * a->dl[0] / a->st[0];
-    const int run = a->st[0] == 1 && a->st[1] == 1 && a->q == a->w && rows >= a->pd[0] + a->h;
+    const int run = a->st[0] == 1 && a->st[1] == 1 && a->q == a->w;
 #pragma omp for schedule(static)
     for (int64_t c = 0; c < a->c; c++)
         for (int64_t s = 0; s < a->s; s++) {

@@ -206,16 +206,17 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """Each side with padding of its own: none, half the window, all of it; rows of whole vectors, before or after."""
-    window, lane = choose.among(((1, 1), (1, 3), (3, 1), (3, 3), (1, 7), (2, 2))), max(blocks)
-    (r, s), whole = window, choose.among((0, 1))
-    top, bottom = (choose.among((0, (r - 1) // 2, r)) for _ in range(2))
-    left, right = (choose.among((0, (s - 1) // 2, s)) for _ in range(2))
-    h, w = choose.integer(1, 5) + r, max(s, choose.among((1, lane, 2 * lane, 7 + s)))
-    if not whole:  # the output's rows instead
-        w = max(1, w + s - 1 - left - right)
+    """No padding, or on one side only, or on any, also beyond the window; rows that are whole vectors."""
+    r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (1, 3), (3, 1)))
+    kind = choose.integer(0, 2) if r * s > 1 else 1
+    sides = [0, 0, 0, 0]
+    for i in range(4) if kind == 2 else [choose.integer(0, 3)][:kind]:
+        window = (r, s)[i % 2]
+        sides[i] = choose.among((window, (window - 1) // 2, window - 1)) or 1
+    top, left, bottom, right = sides
+    h, w = choose.integer(1, 5) + r - 1, choose.among((max(blocks), 2 * max(blocks), 7))
     c, k = sizes(choose, blocks, 2, 2**10)
-    return ops.Conv2d(window, (1, 1), (top, left, bottom, right), (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
+    return ops.Conv2d((r, s), (1, 1), (top, left, bottom, right), (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
 
 
 def conv_depthwise_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
