@@ -43,7 +43,7 @@ def _list(option: str, short: str, help: str) -> typer.models.OptionInfo:
 
 def bench(
     models: Annotated[str | None, _list("--models", "-m", "Names or checkpoint files")] = None,
-    techniques: Annotated[str | None, _list("--techniques", "-t", "dense, weight, channel, ternary, int8")] = None,
+    techniques: Annotated[str | None, _list("--techniques", "-t", "dense, weight, weight-0.8 ..")] = None,
     backends: Annotated[str | None, _list("--backends", "-b", "openmp, blas, numpy")] = None,
     threads: Annotated[str | None, typer.Option("--threads", help="Thread counts, for example 1,2.")] = None,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
@@ -53,6 +53,9 @@ def bench(
         "results/bench.jsonl"
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing journal aside and measure all.")] = False,
+    one_shot: Annotated[
+        bool, typer.Option("--one-shot", help="Compress here, without training, instead of taking trained points.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of timing, and of drawn weights.")] = 0,
     view: Annotated[BenchView, typer.Option("--format", "-f", help="What goes to stdout.")] = BenchView.table,
 ) -> None:
@@ -66,7 +69,7 @@ def bench(
         with Shown() as report:
             rows = run(
                 words(models), words(techniques), words(backends), counts, batch, data, quick, output, seed, fresh,
-                report=report,
+                one_shot, report=report,
             )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted: what was finished is in {output}; the same command goes on from there")
