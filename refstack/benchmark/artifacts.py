@@ -66,8 +66,9 @@ def compressed(
 ) -> tuple[Graph, Point | None]:
     """The network under a technique, and the trained point it is.
 
-    For a known model that is the point of this name (`weight`, `weight-0.8`, ..): its weights, or drawn ones if it
-    was asked for by a name that is no technique's and has none. Anything else is compressed here, in one shot.
+    For a known model that is the point of this name (`weight`, `weight-0.8`, ..): its weights, those that are made of
+    another point's without training, or drawn ones. What has no point with weights and is a technique, or is a file of
+    one's own, is compressed here, in one shot.
     """
     if technique == "dense":
         own = graph.meta.get("point")
@@ -81,6 +82,9 @@ def compressed(
         return compress(graph, technique), None
     if found is None:
         raise hint(known, name)
+    base = choose(known, str(found.facts.get("recipe", {}).get("of")))
+    if base is not None and base.file is not None:  # channel+int8 is int8 of channel
+        return compress(zoo.load(base.name), found.technique.rpartition("+")[2]), found
     return build(found, seed), found
 
 

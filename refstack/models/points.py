@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from refstack.errors import DataError, UsageError
+from refstack.formats import FORMATS
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ class Point:
         return {**found, "layers": [list(vars(layer).values()) for layer in self.layers], **self.facts}
 
 
+def manifest_text(content: Mapping[str, Any]) -> str:
+    """The manifest as it is written: its "points", if any, one a line."""
+    head = json.dumps({key: value for key, value in content.items() if key != "points"}, indent=2)
+    if "points" not in content:
+        return head + "\n"
+    entries = (point.as_json() if isinstance(point, Point) else point for point in content["points"])
+    lines = ",\n    ".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+    return f'{head[:-2]},\n  "points": [\n    {lines}\n  ]\n}}\n'
+
+
 def parse(entries: Any, where: str) -> list[Point]:
     """Points as the manifest holds them. DataError naming the entry unless each has every field of its type."""
     if not isinstance(entries, list):
@@ -113,6 +125,8 @@ def _layer(line: Any, where: str) -> Layer:
     types = (str, str, int, int, int)
     if not isinstance(line, list) or [type(value) for value in line] != list(types):
         raise DataError(f"{where}: layer {line!r:.60}, wanted [name, format, rows, cols, non-zeros]")
+    if line[1] not in FORMATS:
+        raise DataError(f"{where}: layer {line[0]} has the unknown format {line[1]!r}; update refstack")
     return Layer(*line)
 
 
