@@ -26,7 +26,7 @@ from refstack import checkpoint
 from refstack.compression.layers import layers, recode
 from refstack.datasets import Dataset
 from refstack.errors import UsageError
-from refstack.formats import Csr, Dense, Ternary, Weight
+from refstack.formats import Bsr, Csr, Dense, Ternary, Weight
 from refstack.graph import Graph
 from refstack.passes import prepare
 from refstack.train.channels import ChannelPruning
@@ -147,9 +147,17 @@ def encode(trained: Graph, technique: str, recipe: FineTune) -> Graph:
     match technique.split("+")[-1]:
         case "ternary":
             return prepare(recode(trained, Ternary, ternary_layers(trained)))
-        case "weight" | "block":
+        case "weight":
             return recode(prepare(trained), Csr, prunable(trained))
+        case "block":
+            return recode(prepare(trained), _blocks(prepare(trained), recipe, prunable(trained)))
     return prepare(trained)
+
+
+def _blocks(graph: Graph, recipe: FineTune, names: Sequence[str]) -> dict[str, Bsr]:
+    """The named layers' weights in the blocks in which they were pruned."""
+    weights = {node.name: node.weight for node in graph if node.name in names and node.weight is not None}
+    return {name: Bsr.encode(weight.decode(), recipe.block) for name, weight in weights.items()}
 
 
 def halved(graph: Graph) -> Graph:
@@ -161,7 +169,7 @@ def halved(graph: Graph) -> Graph:
 
 
 def _halved(weight: Weight | None) -> Weight | None:
-    if isinstance(weight, Dense | Csr):
+    if isinstance(weight, Dense | Csr | Bsr):
         return replace(weight, values=weight.values.astype(np.float16).astype(np.float32))
     return weight
 
