@@ -1,4 +1,4 @@
-"""Verbs that say what there is and whether it is right: kernels, explain, verify, doctor."""
+"""Verbs that say what there is and whether it is right: points, kernels, explain, verify, doctor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,33 @@ from refstack.cli.options import Format, Model, Technique, Threads, View, say, s
 if TYPE_CHECKING:
     from refstack.kernels import Kernel
     from refstack.ops import Op
+
+
+def points(
+    model: Annotated[str, typer.Argument(help="Only this network's.")] = "*",
+    technique: Annotated[str, typer.Option("--technique", "-t", help="Only these, a glob.")] = "*",
+    format: Format = View.table,
+) -> None:
+    """List the trained points: accuracy, parameters, multiply-adds, bytes, and whose weights are shipped."""
+    from fnmatch import fnmatchcase
+
+    from refstack.models import zoo
+
+    found = [
+        {
+            "point": point.name,
+            "top1": {name: round(each["top1"], 2) for name, each in point.accuracy.items()},
+            "params": point.params,
+            "nnz": point.nnz,
+            "macs": point.macs,
+            "stored_bytes": point.stored_bytes,
+            "shipped": point.file is not None,
+        }
+        for point in zoo.points()
+        if fnmatchcase(point.model, model) and fnmatchcase(point.technique, technique)
+    ]
+    show(found, format, ["params", "nnz", "macs", "stored_bytes"])
+    say(f"{len(found)} points; `refstack evaluate -m NAME` runs one that is shipped, `refstack bench -t` times any")
 
 
 def kernels(

@@ -13,7 +13,7 @@ import typer
 
 from refstack.errors import UsageError
 
-Model = Annotated[str, typer.Argument(help="vgg16, resnet18, mobilenet, or a checkpoint file.")]
+Model = Annotated[str, typer.Argument(help="vgg16, resnet18, mobilenet, a point (vgg16/weight-0.9), or a file.")]
 Technique = Annotated[str, typer.Option("--technique", "-t", help="dense, weight, channel, ternary or int8.")]
 Backend = Annotated[
     str | None, typer.Option("--backend", "-b", help="openmp, blas or numpy; default: the best that runs here.")
@@ -98,6 +98,8 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        value = [f"{key} {_text(each)}" for key, each in value.items()]
     return escape("\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
 
 
