@@ -182,8 +182,9 @@ def sections(found: Sequence[Group]) -> dict[str, str]:
             g for g in mine if (g.shipped or g.seeds > 1 or g.level is None or "+" in g.technique) and not g.control
         ]
         quoted += [head, "", *(table(best) if best else ["No trained points yet."]), ""]
-        every += [f"<details><summary>{name}: {len(mine)} rows</summary>", "", *table(mine), "", "</details>", ""]
-    return {"quoted": "\n".join(quoted), "every": "\n".join(every)}
+        if mine:
+            every += [f"<details><summary>{name}: {len(mine)} rows</summary>", "", *table(mine), "", "</details>", ""]
+    return {"quoted": "\n".join(quoted), "every": "\n".join(every or ["No trained points yet.", ""])}
 
 
 def page(text: str, parts: Mapping[str, str]) -> str:
