@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from refstack import checkpoint
-from refstack.compression import TECHNIQUES, compress
 from refstack.compression.structure import build
+from refstack.compression.trained import under
 from refstack.datasets import preprocess
 from refstack.formats import Array
 from refstack.graph import Graph
 from refstack.models import MODELS, zoo
-from refstack.models.points import Point, choose, hint
+from refstack.models.points import Point
 from refstack.ops import Conv2d, Linear
 from refstack.reference import run
 
@@ -61,33 +61,6 @@ def shipped() -> dict[str, Any]:
     return zoo.manifest() if (zoo.data_dir() / "manifest.json").exists() else {}
 
 
-def compressed(
-    model: str, graph: Graph, technique: str, one_shot: bool = False, seed: int = 0
-) -> tuple[Graph, Point | None]:
-    """The network under a technique, and the trained point it is.
-
-    For a known model that is the point of this name (`weight`, `weight-0.8`, ..): its weights, those that are made of
-    another point's without training, or drawn ones. What has no point with weights and is a technique, or is a file of
-    one's own, is compressed here, in one shot.
-    """
-    if technique == "dense":
-        own = graph.meta.get("point")
-        return compress(graph, technique), None if own is None else zoo.point(str(own))
-    name = f"{model}/{technique}"
-    known = zoo.points() if model in MODELS and (technique not in TECHNIQUES or not one_shot) else []
-    found = choose(known, name)
-    if found is not None and found.file is not None:
-        return zoo.load(found.name), found
-    if technique in TECHNIQUES:
-        return compress(graph, technique), None
-    if found is None:
-        raise hint(known, name)
-    base = choose(known, str(found.facts.get("recipe", {}).get("of")))
-    if base is not None and base.file is not None:  # channel+int8 is int8 of channel
-        return compress(zoo.load(base.name), found.technique.rpartition("+")[2]), found
-    return build(found, seed), found
-
-
 def make(
     model: str, graph: Graph, technique: str, images: Array, folder: Path, one_shot: bool = False, seed: int = 0
 ) -> Artifact:
@@ -95,7 +68,7 @@ def make(
 
     Args        images  uint8 (batch, 3, h, w)
     """
-    small, point = compressed(model, graph, technique, one_shot, seed)
+    small, point = under(model, graph, technique, one_shot, seed)
     stem = folder / f"{Path(model).stem}-{technique}"
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".safetensors", ".input.npy", ".oracle.npy")]
     stored_as: checkpoint.Dtype = "float32" if point is None else "float16"

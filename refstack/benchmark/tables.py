@@ -20,6 +20,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "model": lambda row: Path(row["model"]).name if row["model"].endswith(".safetensors") else row["model"],
     "technique": lambda row: row["technique"],
     "format": lambda row: row.get("format") or "-",
+    "weights": lambda row: row.get("weights") or "-",
     "backend": lambda row: row["backend"],
     "thr": lambda row: str(row["threads"]),
     "ms p50 (p90)": lambda row: _latency(row),
@@ -32,9 +33,17 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "err/bound": lambda row: _number(row.get("max_error_vs_bound"), "{:.3f}"),
     "status": lambda row: row["status"],
 }
-REPEATED = ("model", "technique", "format")
-TEXT = ("model", "technique", "format", "backend", "status")
-SPARE = ("err/bound", "MACs M", "plan MB", "format", "RSS MB", "stored MB")  # first to go in a narrow terminal
+REPEATED = ("model", "technique", "format", "weights")
+TEXT = ("model", "technique", "format", "weights", "backend", "status")
+SPARE = (
+    "err/bound",
+    "MACs M",
+    "plan MB",
+    "format",
+    "RSS MB",
+    "weights",
+    "stored MB",
+)  # first to go in a narrow terminal
 NESTED = ("samples_ns", "kernels", "env")
 
 

@@ -2,7 +2,7 @@
 
 What it computes means nothing. What it takes in time and memory is the trained network's, as far as that does not hang
 on where in a layer the non-zeros stand: here they stand anywhere.
-Next: ../kernels.py
+Next: trained.py
 """
 
 from __future__ import annotations
