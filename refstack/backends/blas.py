@@ -12,6 +12,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from refstack.backends import Step
+from refstack.backends.numpy import held
 from refstack.formats import Array, Bsr, Csr, Ternary
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel
@@ -207,9 +208,9 @@ def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
     pools = ThreadpoolController()
 
     def run() -> None:
-        if numexpr.get_num_threads() != threads:  # setting it, even to what it is, starts all threads anew
-            numexpr.set_num_threads(threads)
-        with pools.limit(limits=threads):
+        with held(pools, threads):
+            if numexpr.get_num_threads() != threads:  # setting it, even to what it is, starts all threads anew
+                numexpr.set_num_threads(threads)
             for step in steps:
                 step.kernel.run(step)
 

@@ -15,7 +15,7 @@ from refstack.formats import Array, Bsr, Csr, Int8, Ternary, Weight
 from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
-from refstack.ops import AvgPool2d, BatchNorm, Conv2d, Quantize
+from refstack.ops import AvgPool2d, BatchNorm, Concat, Conv2d, Quantize
 
 Packed = dict[str, Array]
 
@@ -45,6 +45,29 @@ def pad_axis(array: Array, axis: int, multiple: int) -> Array:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, -array.shape[axis] % multiple)
     return np.pad(array, widths)
+
+
+def plain(node: Node, case: Case) -> Packed:
+    """What a kernel from outside gets: the encoding's own arrays, in the order of its fields, and the bias.
+
+    dense: weights (k, c/g * r * s)     csr: indptr, indices, values     ternary: codes, scales
+    int8: as int8_direct, for rs_int8.h     batchnorm: mean, a     avgpool, quantize, concat: their numbers
+    """
+    weight, op = node.weight, case.op
+    if isinstance(op, BatchNorm):
+        return batchnorm(1, node, case)
+    if isinstance(op, AvgPool2d):
+        return avgpool(1, node, case)
+    if isinstance(op, Quantize):
+        return quantize(1, node, case)
+    if isinstance(op, Concat):
+        return concat(1 if case.format == "int8" else 4, 1, node, case)
+    if weight is None:
+        return {}
+    if isinstance(weight, Int8):
+        return int8_direct(node, case)
+    arrays = {name: contiguous(array) for name, array in weight.arrays().items()}
+    return {"bias": bias(node, weight.shape[0]), **arrays}
 
 
 def direct(node: Node, case: Case) -> Packed:

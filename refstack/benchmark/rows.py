@@ -21,22 +21,11 @@ env                 processor, memory, libraries, compiler and flags, code; load
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
+
+from refstack.worker import strict as strict
 
 SCHEMA_VERSION = 2
 """Raised when a field changes its meaning; new fields do not raise it."""
 
 Row = dict[str, Any]
-
-
-def strict(value: Any) -> Any:
-    """The same value as strict JSON can hold it: NaN and infinity become None, tuples lists, NumPy numbers Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): strict(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(each) for each in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

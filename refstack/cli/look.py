@@ -1,4 +1,4 @@
-"""Verbs that say what there is and whether it is right: points, kernels, explain, verify, doctor."""
+"""Verbs that say what there is: points, kernels, explain, doctor."""
 
 from __future__ import annotations
 
@@ -117,33 +117,6 @@ def explain(
 
 def _layouts(kernel: Kernel, op: Op) -> tuple[str, str]:
     return (op.source, op.target) if op.name == "reorder" else kernel.layouts  # type: ignore[attr-defined]
-
-
-def verify(
-    kernel: Annotated[str, typer.Option("--kernel", "-k", help="Glob over op.format.backend.variant.")] = "*",
-    seed: Annotated[int, typer.Option("--seed", help="Of the problems drawn.")] = 0,
-    examples: Annotated[int, typer.Option("--examples", help="Problems for each kernel.")] = 18,
-    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Only these, separated by commas.")] = None,
-    format: Format = View.table,
-) -> None:
-    """Hold kernels against the reference on drawn problems, with saboteurs that the check must catch."""
-    from dataclasses import asdict
-
-    from refstack.backends import rows
-    from refstack.verification import sensitivity
-    from refstack.verification import verify as run
-
-    asked = words(backend)
-    if asked is not None:
-        rows(asked)  # a backend asked for by name must run here
-    verdicts = run(kernel, seed, examples, backends=asked)
-    show([asdict(verdict) for verdict in verdicts], format)
-    states = [verdict.state for verdict in verdicts]
-    say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + f" with seed {seed}")
-    missed, count = sensitivity(seed)
-    say(f"checker sensitivity {count - len(missed)}/{count}: so many kernels that are wrong on purpose were caught")
-    if set(states) - {"PASS", "SKIP"} or "PASS" not in states:
-        raise typer.Exit(1)
 
 
 def doctor(

@@ -54,6 +54,8 @@ REAL: dict[str, Draw] = {
 
 HALF_RANGE = (-65504, 65504)
 BLOCKS = ((16, 1), (4, 1), (2, 3))
+INDEPENDENT = ("normal",)
+"""Fills on which the root mean square error is held against the textbook loop's (compare.rms_check)."""
 
 WEIGHTED = (ops.Conv2d, ops.Linear)
 SELECTING = ("relu", "add", "maxpool", "concat", "flatten", "reorder")
