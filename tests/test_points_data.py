@@ -15,7 +15,7 @@ from commands import here
 from networks import like_trained
 
 from refstack import checkpoint
-from refstack.benchmark import artifacts
+from refstack.benchmark import artifacts, request
 from refstack.compression import compress
 from refstack.compression.structure import structure
 from refstack.datasets import Dataset, preprocess
@@ -238,6 +238,15 @@ def test_what_bench_times(recorded: Path) -> None:
     drawn = facts("dense", artifacts.source("mobilenet/block", 0), "mobilenet/block")
     assert (drawn["weights"], drawn["point"]) == ("drawn", "mobilenet/block-magnitude-0.8-s0")
     assert facts("weight", model="mine.safetensors")["weights"] == "one-shot"
+
+
+def test_names_that_bench_takes_for_techniques(recorded: Path) -> None:
+    assert request.techniques(None, ["mobilenet"]) == ["dense", "weight", "channel", "ternary", "int8"]
+    asked = ["weight-0.9", "half", "channel+int8", "weight-magnitude-0.9-s1"]
+    assert request.techniques(asked, ["mobilenet", "mine.safetensors"]) == asked
+    for models in (["vgg16"], ["mine.safetensors"]):
+        with pytest.raises(UsageError, match=r"unknown technique 'weight-0.9': did you mean 'weight'"):
+            request.techniques("weight-0.9", models)
 
 
 def test_top1_of_drawn_weights_is_the_trained_points(recorded: Path, tmp_path: Path) -> None:
