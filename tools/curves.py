@@ -169,6 +169,12 @@ def paper_says(group: Group) -> str:
     return f"{y:.1f} ({y - base:+.1f})"
 
 
+def quotable(group: Group) -> bool:
+    """Whether a point stands in the first table; controls do where the point that they control is shipped."""
+    combined = group.level is None or "+" in group.technique
+    return not group.control and (group.shipped or group.seeds > 1 or combined)
+
+
 def sections(found: Sequence[Group]) -> dict[str, str]:
     """What stands between the markers of docs/compression.md, by marker."""
     quoted, every = [], []
@@ -178,9 +184,8 @@ def sections(found: Sequence[Group]) -> dict[str, str]:
         accuracy = ", ".join(f"{top1:.2f} % of `{each}`" for each, top1 in whole.top1.items())
         sizes = f"{whole.weights / 1e6:.2f} M weights, {whole.macs / 1e6:.0f} M multiply-adds"
         head = f"**{name}**, dense: {accuracy}; {sizes}, {whole.stored_bytes / 1e6:.1f} MB in float32"
-        best = [
-            g for g in mine if (g.shipped or g.seeds > 1 or g.level is None or "+" in g.technique) and not g.control
-        ]
+        shipped = {(group.technique, group.level) for group in mine if group.shipped}
+        best = [group for group in mine if quotable(group) or (group.technique, group.level) in shipped]
         quoted += [head, "", *(table(best) if best else ["No trained points yet."]), ""]
         if mine:
             every += [f"<details><summary>{name}: {len(mine)} rows</summary>", "", *table(mine), "", "</details>", ""]
