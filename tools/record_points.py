@@ -18,7 +18,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -96,7 +95,7 @@ def untrained(technique: str, graph: Graph, source: Graph, level: float | None, 
     """A point that is made without training, measured by the openmp backend; int8 gives the same bits on all."""
     accuracy = {}
     for judge in judges:
-        found = rs.evaluate(graph, judge, "openmp", threads())
+        found = rs.evaluate(graph, judge, "openmp")
         accuracy[judge.name] = {"top1": found.top1, "correct": found.correct, "n": found.n}
     of = source.meta.get("point", source.meta["model"])
     facts = {"recipe": {"of": of}, "date": datetime.date.today().isoformat(), "engine": "refstack, backend openmp"}
@@ -108,7 +107,7 @@ def untrained(technique: str, graph: Graph, source: Graph, level: float | None, 
 def check(point: Point, judges: Sequence[Dataset]) -> None:
     """End unless the shipped file gives the recorded predictions and counts."""
     for judge in judges:
-        found, recorded = rs.evaluate(point.name, judge, "openmp", threads()), point.accuracy[judge.name]
+        found, recorded = rs.evaluate(point.name, judge, "openmp"), point.accuracy[judge.name]
         near = abs(found.correct - recorded["correct"]) <= len(found.departures)
         if not found.passed or found.compared != len(judge) or not near:
             raise SystemExit(f"{point.name}: {found.correct} of {judge.name} right, the record says {recorded}")
@@ -166,10 +165,6 @@ def record(results: Path, data: Path, judges: Sequence[Dataset], say: Callable[[
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def threads() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":
