@@ -52,7 +52,8 @@ def point_of(record: Mapping[str, Any], graph: Graph | None) -> Point:
     record = dict(record)
     lines = [Layer(*(line[key] for key in ("name", "format", "rows", "cols", "nnz"))) for line in record["layers"]]
     if record["technique"] == "block":
-        lines = [dataclasses.replace(line, format="bsr" if line.format == "csr" else line.format) for line in lines]
+        lines = as_blocks(lines, graph)
+        record["nnz"] = sum(line.nnz for line in lines)
     facts = {key: value for key, value in record.items() if key not in OWN}
     values = {key: record[key] for key in OWN & set(record) - set(FILES)}
     point = Point(**{**values, "layers": tuple(lines), "stored_bytes": 0}, facts=facts)
@@ -62,6 +63,17 @@ def point_of(record: Mapping[str, Any], graph: Graph | None) -> Point:
     if (like.params, like.macs) != (point.params, point.macs):
         raise SystemExit(f"{point.name}: {like.params} parameters and {like.macs} multiply-adds, not as recorded")
     return dataclasses.replace(point, stored_bytes=checkpoint.stored_bytes(like, "float16"))
+
+
+def as_blocks(lines: list[Layer], graph: Graph | None) -> list[Layer]:
+    """csr lines as bsr ones. A weight that rounds to 0 in float16 is stored in either, but counts in csr alone."""
+    wanted = {line.name: line for line in (structure(graph) if graph is not None else ())}
+    found = []
+    for line in lines:
+        blocks = dataclasses.replace(line, format="bsr" if line.format == "csr" else line.format)
+        own = wanted.get(line.name, blocks)
+        found.append(own if abs(own.nnz - line.nnz) <= line.nnz / 1000 else blocks)
+    return found
 
 
 def network(path: Path, technique: str) -> Graph | None:
