@@ -74,6 +74,8 @@ def test_records_come_back() -> None:
         (lambda p: p.update(technique=3), "a field is not of its type"),
         (lambda p: p.update(level="0.9"), "a field is not of its type"),
         (lambda p: p.update(accuracy=[]), "a field is not of its type"),
+        (lambda p: p.update(accuracy={"noise": {"top1": 50.0, "n": 40}}), "a field is not of its type"),
+        (lambda p: p.update(accuracy={"noise": 50.0}), "a field is not of its type"),
         (lambda p: p.update(layers={}), "a field is not of its type"),
         (lambda p: p.update(file="x.safetensors"), "a file has no hash"),
         (lambda p: p["layers"][0].pop(), r"layer \['conv1', 'dense', 2, 3\], wanted .name, format, rows, cols"),

@@ -114,11 +114,20 @@ def _point(entry: Any, where: str) -> Point:
     sound = all(type(entry[key]) is int and entry[key] >= 0 for key in NUMBERS)
     sound = sound and all(type(entry[key]) is str for key in WORDS) and isinstance(entry["accuracy"], dict)
     sound = sound and isinstance(entry.get("level"), float | int | None) and isinstance(entry["layers"], list)
+    sound = sound and all(_counted(found) for found in entry["accuracy"].values())
     if not sound or len({key in entry for key in FILES}) > 1:
         raise DataError(f"{where}: a field is not of its type, or a file has no hash; install refstack again")
     values = {key: value for key, value in entry.items() if key in own}
     values["layers"] = tuple(_layer(line, where) for line in entry["layers"])
     return Point(**{"level": None, **values}, facts={key: entry[key] for key in entry if key not in own})
+
+
+def _counted(found: Any) -> bool:
+    """Whether this is {"top1", "correct", "n"}."""
+    if not isinstance(found, dict):
+        return False
+    whole = all(type(found.get(key)) is int for key in ("correct", "n"))
+    return whole and isinstance(found.get("top1"), float | int)
 
 
 def _layer(line: Any, where: str) -> Layer:
