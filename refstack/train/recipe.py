@@ -57,7 +57,7 @@ class FineTune(Recipe):
     Source      Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015
     """
 
-    epochs: int = 30
+    epochs: int = 20
     lr: float = 0.1
     warmup: float = 0.1
     label_smoothing: float = 0.0
@@ -101,7 +101,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 FINE_TUNES: dict[str, FineTune] = {
     "weight": FineTune(),
     "block": FineTune(block=(16, 1)),
-    "channel": FineTune(events=10),
+    "channel": FineTune(epochs=30, lr=0.05, events=6),
     "ternary": FineTune(),
 }
 """Chosen on held-out training images (docs/training.md)."""
