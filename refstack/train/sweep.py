@@ -20,6 +20,9 @@ QUOTED: dict[str, dict[str, float]] = {
     "ternary": dict.fromkeys(MODELS, 0.05),
     "block": dict.fromkeys(MODELS, 0.9),
     "channel+ternary": {"vgg16": 0.87, "resnet18": 0.8, "mobilenet": 0.5},
+    "int8": dict.fromkeys(MODELS, 0.0),
+    "channel+int8": {"vgg16": 0.87, "resnet18": 0.93, "mobilenet": 0.9},
+    "weight+int8": dict.fromkeys(MODELS, 0.9),
 }
 """Technique -> model -> the level at which figures are quoted, with three seeds."""
 
@@ -59,7 +62,8 @@ def points() -> list[Point]:
         add(technique, levels)
     for seed in SEEDS[1:]:
         add("block", seed=seed)
-        add("channel+ternary", seed=seed)
+        for technique in ("channel+ternary", "int8", "channel+int8", "weight+int8"):
+            add(technique, seed=seed)
     for technique, methods in CONTROLS.items():
         for method, levels in methods.items():
             add(technique, levels, method=method)
