@@ -102,6 +102,8 @@ def recorded(data: Path, judge: Dataset, tool: ModuleType, tmp_path: Path) -> Pa
     train(data, judge, out, "weight", "magnitude", 0.9, seed=1)
     train(data, judge, out, "channel", "fisher", 0.9)
     train(data, judge, out, "block", "magnitude", 0.8)
+    train(data, judge, out, "int8", "mse", 0.0)
+    train(data, judge, out, "channel+int8", "fisher", 0.9)
     (out / "other.json").write_text("{}")
     tool.record(out, data, [judge], lambda text: None)
     return data
@@ -111,8 +113,8 @@ def test_training_comes_in(recorded: Path, judge: Dataset) -> None:
     points = {point.name: point for point in zoo.points()}
     assert list(points) == [
         "mobilenet/weight-magnitude-0.9-s0", "mobilenet/weight-magnitude-0.9-s1", "mobilenet/block-magnitude-0.8-s0",
-        "mobilenet/channel-fisher-0.9-s0", "mobilenet/int8-ptq-s0", "mobilenet/half-ptq-s0",
-        "mobilenet/channel+int8-ptq-0.9-s0",
+        "mobilenet/channel-fisher-0.9-s0", "mobilenet/int8-mse-s0", "mobilenet/half-round-s0",
+        "mobilenet/channel+int8-fisher-0.9-s0",
     ]  # fmt: skip
     shipped = {name for name, point in points.items() if point.file}
     assert shipped == {"mobilenet/weight-magnitude-0.9-s0", "mobilenet/channel-fisher-0.9-s0"}
@@ -138,7 +140,7 @@ def test_recording_again_takes_the_old_files_away(recorded: Path, judge: Dataset
     (recorded.parent / "empty").mkdir()
     tool.record(recorded.parent / "empty", recorded, [judge], lambda text: None)
     assert not list(recorded.glob("mobilenet-*"))
-    assert {point.technique for point in zoo.points()} == {"int8", "half"}
+    assert {point.technique for point in zoo.points()} == {"half"}
 
 
 @pytest.mark.parametrize("what", ["predictions", "count", "layers", "params"])
@@ -225,8 +227,8 @@ def test_what_bench_times(recorded: Path) -> None:
     assert (drawn["weights"], drawn["point"]) == ("drawn", "mobilenet/block-magnitude-0.8-s0")
     assert facts("weight-magnitude-0.9-s1")["weights"] == "drawn"
     both = facts("channel+int8")
-    assert (both["weights"], both["point"]) == ("trained", "mobilenet/channel+int8-ptq-0.9-s0")
-    assert both["bytes"] == sizes["mobilenet/channel+int8-ptq-0.9-s0"]
+    assert (both["weights"], both["point"]) == ("drawn", "mobilenet/channel+int8-fisher-0.9-s0")
+    assert both["bytes"] == sizes["mobilenet/channel+int8-fisher-0.9-s0"]
     with pytest.raises(UsageError, match=r"no trained point 'mobilenet/weight-0.7'"):
         facts("weight-0.7")
     with pytest.raises(UsageError, match=r"unknown technique 'weight-0.9', wanted one of dense, weight"):

@@ -70,7 +70,8 @@ def bytes_stored(found: Sequence[Group]) -> alt.HConcatChart:
     """Every technique at its meant method, against the size of the file's tensors."""
     colours = {
         "weight": BLUE, "block": GREEN, "channel": ORANGE, "ternary": RED, "int8": GREY, "half": "#bababa",
-        "channel+ternary": PURPLE, "channel+int8": BROWN, "paper, channel": BLACK,
+        "channel+ternary": PURPLE, "channel+int8": BROWN, "weight+int8": "#35978f",
+        "paper, channel": BLACK,
     }  # fmt: skip
     panels = []
     for model, name in NAMES.items():

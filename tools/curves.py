@@ -22,7 +22,7 @@ from refstack.models.points import Point
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 VAL, TEST = "cifar10-lossless-val", "cifar10-jpeg75-test"
 NAMES = {"vgg16": "VGG-16", "resnet18": "ResNet-18", "mobilenet": "MobileNet"}
-CONTROLS = ("random", "l1")
+CONTROLS = ("random", "l1", "minmax")
 PAPER = json.loads((DOCS / "figures" / "paper.json").read_text("utf-8"))
 
 

@@ -7,9 +7,7 @@ RESULTS     what training left (refstack.train): a record for each point, <stem>
 CIFAR10     folder with val-lossless.tar.xz and test.tar.xz: every shipped network is run on both before it counts
 
 Shipped are the points of SHIPPED, seed 0, first method, if their files are there. Each is written anew in its smallest
-form, must give the recorded predictions, and all of them together must stay within MOST_BYTES. int8 and half of the
-dense networks, and int8 of the shipped channel-pruned ones, need no training: they are made and measured here, and
-can be made again by anyone from what is shipped, so they are not.
+form, must give the recorded predictions, and all of them together must stay within MOST_BYTES.
 """
 
 from __future__ import annotations
@@ -42,14 +40,16 @@ SHIPPED: dict[str, dict[str, float | None]] = {
 }
 """Technique -> model -> level, the most wanted first."""
 
-ORDER = ("weight", "block", "channel", "ternary", "int8", "half", "channel+ternary", "channel+int8")
-METHODS = ("magnitude", "fisher", "ttq", "ptq", "l1", "random")
+ORDER = (
+    "weight", "block", "channel", "ternary", "int8", "half", "channel+ternary", "channel+int8", "weight+int8",
+)  # fmt: skip
+METHODS = ("magnitude", "fisher", "ttq", "mse", "minmax", "l1", "random")
 OWN = {field.name for field in dataclasses.fields(Point)} - {"facts"}
 
 
 def point_of(record: Mapping[str, Any], graph: Graph | None) -> Point:
     """A record as a point; its bytes are counted on the network, or on one like it if that did not come along."""
-    record = dict(record)
+    record = {**record, "level": record["level"] if record["technique"] != "int8" else None}
     lines = [Layer(*(line[key] for key in ("name", "format", "rows", "cols", "nnz"))) for line in record["layers"]]
     if record["technique"] == "block":
         lines = as_blocks(lines, graph)
@@ -103,17 +103,15 @@ def ship(point: Point, graph: Graph, golden: Mapping[str, Array], data: Path) ->
     )
 
 
-def untrained(technique: str, graph: Graph, source: Graph, level: float | None, judges: Sequence[Dataset]) -> Point:
-    """A point that is made without training, measured by the openmp backend; int8 gives the same bits on all."""
-    accuracy = {}
+def half(model: str, judges: Sequence[Dataset]) -> Point:
+    """The dense network in half precision, which needs no training: made and measured here, anew by anyone."""
+    graph, accuracy = rs.compress(rs.load(model), "half"), {}
     for judge in judges:
         found = rs.evaluate(graph, judge, "openmp")
         accuracy[judge.name] = {"top1": found.top1, "correct": found.correct, "n": found.n}
-    of = source.meta.get("point", source.meta["model"])
-    facts = {"recipe": {"of": of}, "date": datetime.date.today().isoformat(), "engine": "refstack, backend openmp"}
+    facts = {"recipe": {}, "date": datetime.date.today().isoformat(), "engine": "refstack, backend openmp"}
     counts = (graph.params, graph.macs, graph.nnz, checkpoint.stored_bytes(graph, "float16"))
-    model = str(source.meta["model"])
-    return Point(model, technique, "ptq", level, 0, structure(graph), *counts, accuracy, facts=facts)
+    return Point(model, "half", "round", None, 0, structure(graph), *counts, accuracy, facts=facts)
 
 
 def check(point: Point, judges: Sequence[Dataset]) -> None:
@@ -162,12 +160,7 @@ def record(results: Path, data: Path, judges: Sequence[Dataset], say: Callable[[
         graph = network(path.with_suffix(".safetensors"), found["technique"])
         add(point_of(found, graph), graph, path.with_suffix(".golden.safetensors"))
     for model in MODELS:
-        dense = rs.load(model)
-        for technique in ("int8", "half"):
-            add(untrained(technique, rs.compress(dense, technique), dense, None, judges))
-        for point in [p for p in points if (p.model, p.technique) == (model, "channel") and p.file]:
-            thin = zoo.load(point.name)
-            add(untrained("channel+int8", rs.compress(thin, "int8"), thin, point.level, judges))
+        add(half(model, judges))
     size = sum((data / name).stat().st_size for point in points for name in (point.file, point.golden) if name)
     say(f"{len(points)} points, {sum(point.file is not None for point in points)} with weights: {size} bytes")
     if size > MOST_BYTES:

@@ -18,6 +18,7 @@ Next: ternary.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,7 +27,8 @@ from refstack.compression.layers import fraction
 from refstack.errors import UsageError
 from refstack.formats import Array
 from refstack.graph import Graph
-from refstack.passes import shrink_channels
+from refstack.ops import BatchNorm, Conv2d, Linear
+from refstack.passes import kept_channels
 
 Keep = dict[str, Array]
 
@@ -45,9 +47,25 @@ def costs(graph: Graph, unit: str, multiple: int, weight_of_params: float) -> fl
     """
     width = _width(graph, unit)
     fewer = min(multiple, width - 1)
-    small = shrink_channels(graph, {unit: np.arange(width - fewer)})
-    params, macs = 1 - small.params / graph.params, 1 - small.macs / graph.macs
-    return (weight_of_params * params + (1 - weight_of_params) * macs) / fewer
+    params, macs = size(graph, {unit: np.arange(width - fewer)})
+    gone = weight_of_params * (1 - params / graph.params) + (1 - weight_of_params) * (1 - macs / graph.macs)
+    return gone / max(1, fewer)
+
+
+def size(graph: Graph, keep: Mapping[str, Array]) -> tuple[int, int]:
+    """(parameters, multiply-adds) of the network that shrink_channels would make, without making it."""
+    alive, shapes = kept_channels(graph, keep), graph.shapes()
+    params = macs = 0
+    for node in graph:
+        if node.weight is None:
+            continue
+        source, (rows, cols) = node.inputs[0], (len(alive[node.name]), node.weight.shape[1])
+        if not isinstance(node.op, BatchNorm) and not (isinstance(node.op, Conv2d) and node.op.groups > 1):
+            cols = cols * len(alive[source]) // shapes[source][1]
+        params += rows * cols + (0 if node.bias is None else rows)
+        if isinstance(node.op, Conv2d | Linear):
+            macs += rows * cols * math.prod(shapes[node.name][2:])
+    return params, macs
 
 
 def choose(
@@ -88,7 +106,7 @@ def choose(
     few, many = 0, len(groups)
     while few < many:  # the fewest groups with which the network is small enough
         half = (few + many) // 2
-        if shrink_channels(graph, keep(half)).params <= params:
+        if size(graph, keep(half))[0] <= params:
             many = half
         else:
             few = half + 1

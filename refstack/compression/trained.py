@@ -16,9 +16,9 @@ from refstack.models.points import Point, choose, hint
 def under(name: str, graph: Graph, technique: str, one_shot: bool = False, seed: int = 0) -> tuple[Graph, Point | None]:
     """The network under a technique, and the trained point that it is or has the structure of.
 
-    For a model of the study that is the point of this name (`weight`, `weight-0.8`, ..): its weights, those that are
-    made of another point's without training, or drawn ones (meta's technique is "drawn"). A technique of which no
-    weights are shipped, and any on a file of one's own, is compressed here, in one shot.
+    For a model of the study that is the point of this name (`weight`, `weight-0.8`, ..): its weights, or drawn ones
+    (meta's technique is "drawn"). A technique of which no weights are shipped, and any on a file of one's own, is
+    compressed here, in one shot.
 
     Args
         name        what `graph` was loaded by
@@ -38,7 +38,4 @@ def under(name: str, graph: Graph, technique: str, one_shot: bool = False, seed:
         return compress(graph, technique), None
     if found is None:
         raise UsageError(f"unknown technique {technique!r}; {hint(known, f'{name}/{technique}')}")
-    base = choose(known, str(found.facts.get("recipe", {}).get("of")))
-    if base is not None and base.file is not None:  # channel+int8 is int8 of channel
-        return compress(zoo.load(base.name), found.technique.rpartition("+")[2]), found
     return build(found, seed), found

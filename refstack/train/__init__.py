@@ -95,7 +95,7 @@ def train(
 def compress(
     model: str,
     technique: str,
-    level: float,
+    level: float | None,
     data: Path,
     out: Path,
     *,
@@ -111,7 +111,8 @@ def compress(
     """Compress a trained network while it trains on; write the point's files unless they are there, return its record.
 
     Args
-        model, technique, level, method, seed   the point (points.py); no method is the technique's first
+        model, technique, level, method, seed   the point (points.py); no method is the technique's first, and int8
+                                                alone has no level
         data    as for train
         out     folder; gets <point>.json, .safetensors and .golden.safetensors
         epochs, settings    instead of the recipe's; settings by the recipe's field names
@@ -126,9 +127,11 @@ def compress(
     facts: dict[str, Any] = {**_machine(device)}
     from refstack.train.points import Material, Point, produce
 
-    point = Point(model, technique, level, seed, method)
+    if level is None and technique != "int8":
+        raise UsageError(f"compress: {technique} wants a level; 0.9 takes 90 % away, ternary's threshold is 0.05")
+    point = Point(model, technique, level or 0.0, seed, method)
     changes = {**(settings or {}), **({} if epochs is None else {"epochs": str(epochs)})}
-    recipe = recipe_of(model, technique).changed(changes)
+    recipe = recipe_of(model, technique, point.method, point.level).changed(changes) if changes else None
     images, judges = _load(Path(data), holdout)
     report(f"{point.name}: {len(images)} images of {images.name}, judged by {', '.join(j.name for j in judges)}")
     facts["data"] = {"name": images.name, "sha256": images.sha256}
@@ -153,7 +156,7 @@ def study(
     """
     facts: dict[str, Any] = {**_machine(device)}
     from refstack.train.points import Material
-    from refstack.train.study import points, release, work
+    from refstack.train.sweep import points, release, work
 
     todo, out = points(), Path(out)
     if worker is None:

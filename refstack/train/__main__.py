@@ -20,7 +20,7 @@ def main() -> int:
     small = _command(commands, "compress", "compress a trained network while it trains on")
     small.add_argument("model", choices=MODELS)
     small.add_argument("--technique", choices=METHODS, required=True)
-    small.add_argument("--level", type=float, required=True, help="share that goes; ternary: threshold")
+    small.add_argument("--level", type=float, help="share that goes; ternary: threshold; int8: none")
     small.add_argument("--method", default="", help="criterion, if not the first")
     small.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="recipe")
     small.add_argument("--start", type=Path, help="checkpoint to start from, instead of the shipped one")

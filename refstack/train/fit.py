@@ -28,6 +28,12 @@ from refstack.train.recipe import FineTune, Recipe
 from refstack.train.technique import Technique
 from refstack.train.torch_graph import TorchGraph, from_graph, to_graph
 
+RECORD = True
+"""Whether a step on a GPU is recorded and replayed."""
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""(images, labels) -> loss; the gradients are left in the parameters."""
+
 
 def fit(
     graph: Graph,
@@ -98,10 +104,7 @@ def _descend(
     padded = torch.from_numpy(np.pad(images, ((0, 0), (0, 0), *((recipe.crop,) * 2,) * 2))).to(device)
     target = torch.tensor(labels, device=device)
     bfloat16 = recipe.precision == "bfloat16" and device != "cpu"
-    cast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=bfloat16)
     distill = _teacher(teacher, recipe, device, bfloat16)
-    module = module.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = _optimizer(module, recipe)
     inner = (slice(recipe.crop, padded.shape[i] - recipe.crop) for i in (2, 3))
     plain = padded[(slice(None), slice(None), *inner)]
 
@@ -110,39 +113,78 @@ def _descend(
         index = torch.randperm(len(images), generator=generator, device=device)[:n]
         return scale(plain[index].permute(0, 2, 3, 1)).permute(0, 3, 1, 2), target[index]
 
+    def learner(module: TorchGraph) -> tuple[TorchGraph, torch.optim.SGD, Step]:
+        """The module where it is to learn, what moves its weights, and what leaves gradients in them."""
+        module = module.to(device).to(memory_format=torch.channels_last).train()
+
+        def step(x: Tensor, labels: Tensor) -> Tensor:
+            module.zero_grad()
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+                y = module(x)
+            loss = nn.functional.cross_entropy(y.float(), labels, label_smoothing=recipe.label_smoothing)
+            if distill is not None:
+                loss = distill(loss, x, y.float())
+            loss.backward()
+            return loss.detach()
+
+        return module, _optimizer(module, recipe), step
+
+    module, optimizer, step = learner(module)
+    recorded = False
     start = time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         order = torch.randperm(len(images), generator=generator, device=device)
         total = torch.zeros((), device=device)
-        for step in range(steps):
-            done = ((epoch - 1) * steps + step) / (recipe.epochs * steps)
-            with cast():
+        for at in range(steps):
+            done = ((epoch - 1) * steps + at) / (recipe.epochs * steps)
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
                 changed = technique.before_step(module, done, sample)
             if changed is not module:
-                module = changed.to(device).to(memory_format=torch.channels_last).train()
-                optimizer = _optimizer(module, recipe)
+                module, optimizer, step = learner(changed)
+                recorded = False
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * rate(done, recipe.warmup)
-            index = order[step * batch : (step + 1) * batch]
-            x = augment(padded[index], recipe, generator)
-            with cast():
-                y = module(x)
-            loss = nn.functional.cross_entropy(y.float(), target[index], label_smoothing=recipe.label_smoothing)
-            if distill is not None:
-                loss = distill(loss, x, y.float())
-            optimizer.zero_grad()
-            loss.backward()
+            index = order[at * batch : (at + 1) * batch]
+            x, labels_at = augment(padded[index], recipe, generator), target[index]
+            if RECORD and device == "cuda" and not recorded:
+                step, recorded = _recorded(step, x, labels_at), True
+            total += step(x, labels_at)
             optimizer.step()
             technique.after_step()
-            total += loss.detach()
-            if device == "cpu" and epoch == 1 and step == min(2, steps - 1):
-                each = (time.monotonic() - start) / (step + 1)
+            if device == "cpu" and epoch == 1 and at == min(2, steps - 1):
+                each = (time.monotonic() - start) / (at + 1)
                 report(f"{name}: about {each * steps * recipe.epochs / 60:.1f} minutes in all on {device}")
         if not math.isfinite(mean := float(total) / steps):
             raise RefstackError(f"{name}: the loss is {mean} in epoch {epoch}; lower lr from {recipe.lr}")
         seconds = time.monotonic() - start
         report(f"{name}: epoch {epoch} of {recipe.epochs}, loss {mean:.4f}, {seconds:.0f} s")
+    torch.backends.cudnn.benchmark = False
     return module
+
+
+def _recorded(step: Step, x: Tensor, labels: Tensor) -> Step:
+    """The step's kernels, recorded once as a CUDA graph and replayed: small layers take longer to launch than to run.
+
+    A recording always reads the same memory and leaves the gradients at the same place.
+    """
+    x, labels = x.clone(memory_format=torch.preserve_format), labels.clone()
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # what is chosen or allocated at the first runs must not be recorded
+        for _ in range(3):
+            step(x, labels)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step(x, labels)
+
+    def replay(new: Tensor, new_labels: Tensor) -> Tensor:
+        x.copy_(new)
+        labels.copy_(new_labels)
+        graph.replay()
+        return loss
+
+    return replay
 
 
 def _teacher(

@@ -3,10 +3,10 @@
     OUT/<point>.json                    the record: recipe, structure of every layer, accuracies
     OUT/<point>.safetensors             the graph as it is run: batch-norm folded, weights in their format
     OUT/<point>.golden.safetensors      predictions and margins of every image judged by (publish.py)
-    OUT/<point>.trained.safetensors     batch-norm not folded: what a technique on top of this one starts from
+    OUT/<point>.trained.safetensors     channel pruning, batch-norm not folded: what ternary on top of it starts from
 
 The record is written last, so what has a record is complete, and is not made again.
-Next: study.py
+Next: sweep.py
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import Any, Literal
 import numpy as np
 
 from refstack import checkpoint
+from refstack.compression import compress
 from refstack.compression.layers import layers, recode
-from refstack.datasets import Dataset
+from refstack.datasets import Dataset, preprocess
 from refstack.errors import UsageError
 from refstack.formats import Bsr, Csr, Dense, Ternary, Weight
 from refstack.graph import Graph
@@ -32,15 +33,22 @@ from refstack.passes import prepare
 from refstack.train.channels import ChannelPruning
 from refstack.train.fit import tune
 from refstack.train.pruning import WeightPruning, prunable
-from refstack.train.publish import accuracies, golden
+from refstack.train.publish import accuracies, engine_golden, golden
 from refstack.train.recipe import METHODS, FineTune, recipe_of
 from refstack.train.technique import Technique
 from refstack.train.ternary import TernaryTraining, ternary_layers
 
+TRAINED = ".trained"
+CALIBRATION = 64  # images
+
 
 @dataclass(frozen=True)
 class Point:
-    """What is asked for. `level` is the share of weights or of parameters that goes, or ternary's threshold."""
+    """What is asked for.
+
+    level   share of the weights (weight, block) or of the parameters (channel) that goes; ternary: the threshold; int8
+            alone: 0
+    """
 
     model: str
     technique: str
@@ -64,10 +72,15 @@ class Point:
         return f"{self.model}-{self.technique}-{self.method}-{100 * self.level:g}-seed{self.seed}"
 
     @property
+    def last(self) -> str:
+        """The technique that the point ends with."""
+        return self.technique.split("+")[-1]
+
+    @property
     def base(self) -> Point | None:
         """The point whose network this one starts from; None is the dense network."""
         first, _, then = self.technique.partition("+")
-        return replace(self, technique=first, method="") if then else None
+        return replace(self, technique=first) if then else None
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,6 @@ class Material:
     judges: Sequence[Dataset]
     device: Literal["cuda", "cpu"]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    teacher: Graph | None = None  # instead of the dense network
 
 
 def produce(
@@ -89,36 +101,35 @@ def produce(
     recipe: FineTune | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Train a point, unless its record is there already, and the point below it if need be; return the record."""
+    """Make a point, unless its record is there already, and the point below it if need be; return the record.
+
+    Args
+        recipe  instead of the point's own; the point below is then trained for as many epochs
+        report  gets a line an epoch, and the accuracies
+    """
     path = out / f"{point.name}.json"
     if path.exists():
         report(f"{point.name}: is there already ({path})")
         return json.loads(path.read_text("utf-8"))
     out.mkdir(parents=True, exist_ok=True)
-    recipe = replace(recipe or recipe_of(point.model, point.technique), seed=point.seed)
-    if point.technique == "ternary":
-        recipe = replace(recipe, threshold=point.level)
-    start_graph = material.dense
-    if point.base is not None:
-        produce(point.base, material, out, _base_recipe(point, recipe), report)
-        start_graph = checkpoint.load(out / f"{point.base.name}.trained.safetensors")
-    images, start = material.images, time.monotonic()
-    trained = tune(
-        start_graph,
-        images.images,
-        images.labels,
-        recipe,
-        _technique(point, recipe),
-        material.teacher or material.dense,
-        material.device,
-        lambda line: report(f"{point.name} {line}"),
-    )
-    seconds = round(time.monotonic() - start)
-    graph = halved(encode(trained, point.technique, recipe))
-    arrays = golden(graph, material.judges, material.device)
-    record = {
+    network, start = material.dense, time.monotonic()
+    if base := point.base:
+        own = recipe_of(base.model, base.technique, base.method, base.level)
+        produce(base, material, out, replace(own, epochs=recipe.epochs) if recipe else own, report)
+        network = checkpoint.load(out / f"{base.name}{'' if point.last == 'int8' else TRAINED}.safetensors")
+        start = time.monotonic()
+    if point.last == "int8":
+        graph, used = _quantised(point, network, material.images)
+        arrays = engine_golden(graph, material.judges)
+    else:
+        trained, used = _trained(point, network, material, recipe, report)
+        graph = halved(encode(trained, point.last))
+        arrays = golden(graph, material.judges, material.device)
+        if point.technique == "channel":
+            checkpoint.save(trained, out / f"{point.name}{TRAINED}.safetensors")
+    record: dict[str, Any] = {
         **dataclasses.asdict(point),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": used,
         "layers": structure(graph),
         "params": graph.params,
         "macs": graph.macs,
@@ -126,38 +137,59 @@ def produce(
         "accuracy": accuracies(arrays, material.judges),
         **material.facts,
         "date": datetime.date.today().isoformat(),
-        "train_s": seconds,
+        "train_s": round(time.monotonic() - start),
     }
-    if point.technique in BASES:
-        checkpoint.save(trained, out / f"{point.name}.trained.safetensors")
-    checkpoint.save(graph.with_nodes(graph.nodes, **record), out / f"{point.name}.safetensors", "float16")
+    record = json.loads(json.dumps(record))  # as it will be read: tuples are lists
+    checkpoint.save(replace(graph, meta=record), out / f"{point.name}.safetensors", "float16")
     checkpoint.save_arrays(arrays, out / f"{point.name}.golden.safetensors")
     _write(path, record)
     words = (f"{accuracy['top1']:.2f} % of {name}" for name, accuracy in record["accuracy"].items())
-    report(f"{point.name}: {', '.join(words)}, {seconds} s")
+    report(f"{point.name}: {', '.join(words)}, {record['train_s']} s")
     return record
 
 
-BASES = ("channel",)
-"""Techniques on top of which another may come."""
+def _trained(
+    point: Point, network: Graph, material: Material, recipe: FineTune | None, report: Callable[[str], None]
+) -> tuple[Graph, dict[str, Any]]:
+    """The network after training under the technique, and the recipe."""
+    own = recipe_of(point.model, point.technique, point.method, point.level)
+    recipe = replace(recipe or own, seed=point.seed)
+    if point.technique == "ternary":
+        recipe = replace(recipe, threshold=point.level)
+    match point.last:
+        case "weight" | "block":
+            technique: Technique = WeightPruning(recipe, point.level, point.method)  # type: ignore[arg-type]
+        case "channel":
+            technique = ChannelPruning(recipe, point.level, point.method)  # type: ignore[arg-type]
+        case _:
+            technique = TernaryTraining(recipe)
+    images, teacher = material.images, material.dense if recipe.distill else None
+
+    def told(line: str) -> None:
+        report(f"{point.name} {line}")
+
+    trained = tune(network, images.images, images.labels, recipe, technique, teacher, material.device, told)
+    return trained, dataclasses.asdict(recipe)
 
 
-def encode(trained: Graph, technique: str, recipe: FineTune) -> Graph:
+def _quantised(point: Point, network: Graph, images: Dataset) -> tuple[Graph, dict[str, Any]]:
+    """The network in eight bits, calibrated on training images that the seed draws."""
+    chosen = np.random.default_rng(point.seed).choice(len(images), min(CALIBRATION, len(images)), replace=False)
+    ranges = point.method if point.technique == "int8" else "mse"
+    graph = compress(network, "int8", calibration=preprocess(images.images[chosen]), ranges=ranges)
+    return graph, {"calibration_images": len(chosen), "ranges": ranges, "seed": point.seed}
+
+
+def encode(trained: Graph, technique: str) -> Graph:
     """The graph as it is run: folded, and in the format that the technique is for."""
-    match technique.split("+")[-1]:
+    match technique:
         case "ternary":
             return prepare(recode(trained, Ternary, ternary_layers(trained)))
         case "weight":
             return recode(prepare(trained), Csr, prunable(trained))
         case "block":
-            return recode(prepare(trained), _blocks(prepare(trained), recipe, prunable(trained)))
+            return recode(prepare(trained), Bsr, prunable(trained))
     return prepare(trained)
-
-
-def _blocks(graph: Graph, recipe: FineTune, names: Sequence[str]) -> dict[str, Bsr]:
-    """The named layers' weights in the blocks in which they were pruned."""
-    weights = {node.name: node.weight for node in graph if node.name in names and node.weight is not None}
-    return {name: Bsr.encode(weight.decode(), recipe.block) for name, weight in weights.items()}
 
 
 def halved(graph: Graph) -> Graph:
@@ -184,23 +216,6 @@ def structure(graph: Graph) -> list[dict[str, Any]]:
             {"name": node.name, "format": node.weight.format, "rows": rows, "cols": cols, "nnz": node.weight.nnz}
         )
     return lines
-
-
-def _technique(point: Point, recipe: FineTune) -> Technique:
-    match point.technique.split("+")[-1]:
-        case "weight" | "block":
-            return WeightPruning(recipe, point.level, point.method)  # type: ignore[arg-type]
-        case "channel":
-            return ChannelPruning(recipe, point.level, point.method)  # type: ignore[arg-type]
-    return TernaryTraining(recipe)
-
-
-def _base_recipe(point: Point, recipe: FineTune) -> FineTune:
-    """The lower point's own recipe, as long as this one's if that was changed."""
-    assert point.base is not None
-    own = recipe_of(point.model, point.base.technique)
-    changed = recipe.epochs != recipe_of(point.model, point.technique).epochs
-    return replace(own, epochs=recipe.epochs) if changed else own
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:

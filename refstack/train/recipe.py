@@ -57,7 +57,7 @@ class FineTune(Recipe):
     Source      Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015
     """
 
-    epochs: int = 30
+    epochs: int = 20
     lr: float = 0.1
     warmup: float = 0.1
     label_smoothing: float = 0.0
@@ -94,19 +94,29 @@ METHODS: dict[str, tuple[str, ...]] = {
     "block": ("magnitude", "random"),
     "channel": ("fisher", "l1", "random"),
     "ternary": ("ttq",),
+    "int8": ("mse", "minmax"),
     "channel+ternary": ("fisher",),
+    "channel+int8": ("fisher",),
+    "weight+int8": ("magnitude",),
 }
-"""What can be trained, and by which criteria; the first is meant, the others are controls."""
+"""Techniques, and by which criteria; the first is meant, the others are controls. Of two techniques, the second comes
+on top of what the first has made, and the criterion is the first's."""
 
 FINE_TUNES: dict[str, FineTune] = {
     "weight": FineTune(),
     "block": FineTune(block=(16, 1)),
-    "channel": FineTune(events=10),
+    "channel": FineTune(epochs=30, lr=0.05, events=6),
     "ternary": FineTune(),
 }
 """Chosen on held-out training images (docs/training.md)."""
 
+LONGER: dict[tuple[str, str, str, float], dict[str, Any]] = {
+    ("resnet18", "channel", "fisher", 0.93): {"epochs": 60, "events": 10, "weight_of_params": 0.75},
+}
+"""Points that ask for more than their technique's recipe."""
 
-def recipe_of(model: str, technique: str) -> FineTune:
-    """What a point is trained with; of a combination, its last step."""
-    return FINE_TUNES[technique.split("+")[-1]]
+
+def recipe_of(model: str, technique: str, method: str, level: float) -> FineTune:
+    """What a point is trained with; of a combination, its last step. int8 is not trained."""
+    last = technique.split("+")[-1]
+    return replace(FINE_TUNES.get(last, FineTune()), **LONGER.get((model, technique, method, level), {}))
