@@ -57,6 +57,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         entry |= {key.rstrip("_") or "file": name, f"{key}sha256": zoo._sha256(folder / name)}
     content = {"schema_version": 1, "checkpoints": {"mobilenet": entry}}
     (folder / "manifest.json").write_text(manifest_text(content))
+    half = {"accuracy": {"noise": {"top1": 10.0, "correct": 2, "n": 20}}}
+    (folder / "one_shot.json").write_text(json.dumps({compress(zoo.load("mobilenet"), "half").sha256(): half}))
     return folder
 
 
@@ -162,7 +164,7 @@ def test_results_that_do_not_fit_are_not_taken(
         record["params"] += 1
     stem.with_suffix(".json").write_text(json.dumps(record))
     checkpoint.save_arrays(arrays, f"{stem}.golden.safetensors")
-    match = {"layers": "is not what its record says", "params": "not as recorded"}.get(what, "of noise right, the rec")
+    match = {"layers": "is not what its record says", "params": "not as recorded"}.get(what, "departures on noise; the record says")
     with pytest.raises(SystemExit, match=match):
         tool.record(tmp_path, data, [judge], lambda text: None)
 
