@@ -221,7 +221,7 @@ def case_of(node: Node, inputs: tuple[Shape, ...], dtype: type[np.generic], outp
         node.op,
         weight.format if weight is not None else np.dtype(dtype).name,
         inputs,
-        weight.density if weight is not None and weight.format in ("csr", "ternary") else 1.0,
+        weight.density if weight is not None and weight.sparse else 1.0,
         np.dtype(output).name,
         node.bias is not None,
     )
