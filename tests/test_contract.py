@@ -1,4 +1,4 @@
-"""The bounds of layers that are no sums of products, against their formulas in plain Python; infinities; the smallest numbers."""
+"""Bounds of layers that are no sums of products against their formulas in plain Python; infinities; tiny numbers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Unknown(ops.Op):
 
 def test_a_layer_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(layer.__globals__["LAYERS"], Unknown, lambda node, x: x)
-    with pytest.raises(TypeError, match="^y: no error bound is written down for unknown$"):
+    with pytest.raises(TypeError, match=r"^y: no error bound is written down for unknown$"):
         bound(Node("y", Unknown(), ("x",)), (reals(1, 2),))
 
 

@@ -175,7 +175,17 @@ def kernels() -> tuple[Kernel, ...]:
         rows += [
             Kernel(op, "dense", NAME, "gemm", gemm, pack=pack_dense, blocks=(BLOCK,)),
             Kernel(op, "csr", NAME, "scipy", sparse, (is_ungrouped,), pack=pack_csr),
-            Kernel(op, "ternary", NAME, "signs", signs, (is_ungrouped,), pack=pack_ternary, blocks=(BLOCK,)),
+            Kernel(
+                op,
+                "ternary",
+                NAME,
+                "signs",
+                signs,
+                (is_ungrouped,),
+                pack=pack_ternary,
+                blocks=(BLOCK,),
+                nonfinite="spreads",
+            ),
         ]
     rows += [Kernel(op, "float32", NAME, "numexpr", pointwise) for op in ("relu", "add")]
     rows += [Kernel("maxpool", dtype, NAME, "taps", maxpool) for dtype in ("float32", "int8")]

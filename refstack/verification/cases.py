@@ -50,6 +50,21 @@ class Seeded:
         return options[self.integer(0, len(options) - 1)]
 
 
+class First:
+    """Makes the first choice itself, number `index` of its options all around; another makes the rest."""
+
+    def __init__(self, index: int, choose: Choose) -> None:
+        self.index: int | None = index
+        self.choose = choose
+
+    def integer(self, low: int, high: int) -> int:
+        index, self.index = self.index, None
+        return self.choose.integer(low, high) if index is None else low + index % (high - low + 1)
+
+    def among(self, options: Sequence[T]) -> T:
+        return options[self.integer(0, len(options) - 1)]
+
+
 @dataclass(frozen=True)
 class Problem:
     """A case and what its arrays are filled with. The case's density is what is asked for, not yet what is drawn.
@@ -192,7 +207,7 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """No padding, or on one side only, or on any, also beyond the window; rows that are whole vectors."""
-    r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (1, 3), (3, 1)))
+    r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (2, 1), (1, 3), (3, 1)))
     kind = choose.integer(0, 2) if r * s > 1 else 1
     sides = [0, 0, 0, 0]
     for i in range(4) if kind == 2 else [choose.integer(0, 3)][:kind]:
