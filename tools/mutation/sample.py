@@ -89,15 +89,19 @@ def change(mutant: Mutant) -> Change:
     return Change(f"{C}/{mutant.file}", text, "\n".join(lines) + "\n")
 
 
+FLAGS = "-Og"
+"""A change of the source is the same change at any optimisation, and -O3 takes six times as long."""
+
+
 def fate(unit: str, mutant: Mutant, examples: int, original: str) -> Result:
     """By drawn problems; then, unless it is reviewed, under the sanitizers and by ten times as many problems."""
     made = change(mutant)
-    result = by_rows(made, [unit], ROWS, examples)
+    result = by_rows(made, [unit], ROWS, examples, flags=FLAGS)
     if result.state != "survived" or result.code == original or mutant.key in reviewed():
         return result
     rungs = {
         "sanitizer": lambda: by_rows(made, [unit], ROWS, examples, sanitize=True),
-        f"{10 * examples} problems": lambda: by_rows(made, [unit], ROWS, 10 * examples, seed=1),
+        f"{10 * examples} problems": lambda: by_rows(made, [unit], ROWS, 10 * examples, seed=1, flags=FLAGS),
     }
     for rung, more in rungs.items():
         if (again := more()).state == "killed":
@@ -107,7 +111,7 @@ def fate(unit: str, mutant: Mutant, examples: int, original: str) -> Result:
 
 def results(unit: str, count: int, seed: int, examples: int) -> Iterator[tuple[Mutant, Result]]:
     """Runnable mutants and what became of them, `count` of them if there are so many."""
-    plain = by_rows(Change(f"{C}/{unit}"), [unit], ROWS, examples)
+    plain = by_rows(Change(f"{C}/{unit}"), [unit], ROWS, examples, flags=FLAGS)
     if plain.state != "survived":
         raise SystemExit(f"{unit}: the unchanged source must pass, but is {plain.state}: {plain.by}")
     drawn = [mutant for file in files(unit) for mutant in candidates(file)]
