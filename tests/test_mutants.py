@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import pytest
 from mutation import hand
+from mutation.coverage import unreached
 from mutation.hand import Mutant
 from mutation.tree import C, Change, Result, by_rows, by_tests
 
@@ -109,3 +111,12 @@ def test_crash_and_hang_are_killed(body: str, by: str, monkeypatch: pytest.Monke
     result = by_rows(change, ["maxpool.c"], "maxpool.float32.*", flags=FLAGS)
     assert result.state == "killed"
     assert re.match(by, result.by), result
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("gcov") is None, reason="gcov is not installed")
+def test_every_line_of_every_kernel_runs() -> None:
+    """A mutant that only sends work another way survives; here is shown that every way is gone."""
+    assert unreached() == {}
+    few = unreached(examples=1)
+    assert any(few.values()), "one problem a row cannot reach every line"

@@ -191,17 +191,18 @@ def conv_single(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 def conv_wide(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Few pixels in a row and many filters, or few channels: where register tiles span several blocks of filters."""
     r, st, lane = choose.among((3, 1, 5)), choose.integer(1, 2), max(blocks)
-    k = choose.integer(1, 5) * lane + choose.integer(-1, 1)
+    k = choose.integer(3, 6) * lane + choose.integer(-1, 1)
     c = choose.among((1, 3, 4, lane, lane + 1))
-    p, q = choose.integer(1, 3), choose.among((1, 2, 5, 6, 7, 13))
+    p, q = choose.integer(1, 3), choose.among((1, 2, 3, 5, 6, 13))
     h, w, padding = square_plane(choose, p, q, r, st)
-    return ops.Conv2d((r, r), (st, st), padding, (1, 1), max(1, k), 1, activation(choose)), ((1, c, h, w),)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
 
 
 def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """The last layers of a network: maps of 4x4 and 2x2."""
-    st, size, n = choose.integer(1, 2), choose.among((2, 4)), choose.integer(1, 2)
-    c, k = sizes(choose, blocks, 2, MOST_MACS // (9 * size * size * n))
+    """The last layers of a network: maps of 4x4 and 2x2, filters for up to six blocks."""
+    st, size, n = choose.integer(1, 2), choose.among((2, 2, 4)), choose.integer(1, 2)
+    k = choose.integer(1, 6) * blocks[0] - choose.integer(0, 1)
+    (c,) = sizes(choose, blocks, 1, MOST_MACS // (9 * size * size * n * k))
     return ops.Conv2d((3, 3), (st, st), (1,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, size * st, size * st),)
 
 
@@ -216,7 +217,7 @@ def conv_tiles(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """No padding, or on one side only, or on any, also beyond the window; rows that are whole vectors."""
-    r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (1, 3), (3, 1)))
+    r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (2, 1), (1, 3), (3, 1)))
     kind = choose.integer(0, 2) if r * s > 1 else 1
     sides = [0, 0, 0, 0]
     for i in range(4) if kind == 2 else [choose.integer(0, 3)][:kind]:
