@@ -176,9 +176,5 @@ def test_nan_that_the_reference_has_too_is_right() -> None:
 
 
 def test_a_bound_that_is_known_already_is_used() -> None:
-<<<<<<< HEAD
-    lenient = Bound(layer(DENSE, X.astype(np.float64)), *(np.full((2, 2), 10.0) for _ in range(4)), exact=False)
-=======
     lenient = replace(bound(DENSE, (X,)), limit=np.full((2, 2), 10.0))
->>>>>>> mutation
     assert check(DENSE, (X,), layer(DENSE, X) + 1, allowed=lenient).worst == pytest.approx(0.1)
