@@ -124,15 +124,94 @@ class Case:
             parts.append("includepad")
         if isinstance(op, Reorder):
             parts.append(f"{op.source}-{op.target}")
+        if isinstance(op, ops.Quantize):
+            parts.append(f"scale{op.scale!r},{op.zero_point}")
+        if isinstance(op, ops.BatchNorm):
+            parts.append(f"eps{op.eps!r}")
         if self.output != "float32":
             parts.append(f"to-{self.output}")
-        if not self.bias and isinstance(op, ops.Conv2d | ops.Linear):
+        if not self.bias:
             parts.append("nobias")
         return f"{op.name}.{self.format}:" + "_".join(parts)
 
 
 def _short(values: tuple[int, ...]) -> str:
     return str(values[0]) if len(set(values)) == 1 else ",".join(map(str, values))
+
+
+_NUMBERS = r"(\d+(?:,\d+)*)"
+_REAL = r"([0-9.e+-]+)"
+_PART = re.compile(
+    rf"(?:k(?P<k>\d+))?(?:r(?P<r>\d+)s(?P<s>\d+))?"
+    rf"|st(?P<st>{_NUMBERS})pd(?P<pd>{_NUMBERS})(?:dl(?P<dl>{_NUMBERS}))?(?:g(?P<g>\d+))?"
+    rf"|d(?P<density>{_REAL})|scale(?P<scale>{_REAL}),(?P<zero>-?\d+)|eps(?P<eps>{_REAL})"
+    r"|(?P<activation>relu6?)|(?P<includepad>includepad)|to-(?P<output>int8)|(?P<nobias>nobias)"
+    r"|(?P<source>nhwc|nchw(?:\d+c)?)-(?P<target>nhwc|nchw(?:\d+c)?)"
+)
+
+
+def parse_case(word: str) -> Case:
+    """The case that a word names: parse_case(case.word) == case, but for what two digits of density leave out.
+
+    Raises      UsageError  naming the part that is not understood; ShapeError  sizes that do not fit each other
+    """
+    name, _, rest = word.partition(":")
+    op, _, format = name.partition(".")
+    kinds: dict[str, type[Op]] = {**ops.OPS, Reorder.name: Reorder}
+    sizes, *parts = rest.split("_")
+    if op not in kinds or not format or not rest:
+        raise UsageError(f"case {word!r}: {name!r} is no op.format, for example conv2d.dense:n1c3h8w8_k4r3s3_st1pd1g1")
+    inputs = []
+    for size in sizes.split("x"):
+        match = re.fullmatch(r"n(\d+)c(\d+)(?:h(\d+)w(\d+))?", size)
+        if not match:
+            raise UsageError(f"case {word!r}: {size!r} is no input shape, wanted n1c3h8w8 or n1c3")
+        inputs.append(tuple(int(number) for number in match.groups() if number is not None))
+    said: dict[str, str] = {}
+    for part in parts:
+        match = _PART.fullmatch(part)
+        if not part or not match:
+            raise UsageError(f"case {word!r}: part {part!r} is not understood")
+        said |= {field: value for field, value in match.groupdict().items() if value is not None}
+    try:
+        case = Case(
+            kinds[op](**_attributes(kinds[op], said)), format, tuple(inputs), float(said.get("density", 1)),
+            said.get("output", "float32"), "nobias" not in said,
+        )  # fmt: skip
+    except (TypeError, ValueError, KeyError) as error:
+        raise UsageError(f"case {word!r}: {op} lacks or does not take a part ({error})") from None
+    if 0 <= kinds[op].arity != len(inputs):
+        raise UsageError(f"case {word!r}: {op} takes {kinds[op].arity} inputs, got {len(inputs)}")
+    case.shape  # noqa: B018  sizes that do not fit are refused here
+    return case
+
+
+def _attributes(op: type[Op], said: Mapping[str, str]) -> dict[str, Any]:
+    """A word's parts as the op's arguments. A part that is missing is a KeyError, but for those with a default."""
+    found: dict[str, Any] = {}
+
+    def several(field: str, count: int, default: str | None = None) -> tuple[int, ...]:
+        values = [int(v) for v in (said[field] if default is None else said.get(field, default)).split(",")]
+        return tuple(values * count if len(values) == 1 else values)
+
+    if issubclass(op, ops.Window):
+        found = {"kernel": (int(said["r"]), int(said["s"])), "stride": several("st", 2), "padding": several("pd", 4)}
+        found["dilation"] = several("dl", 2, "1")
+    if issubclass(op, ops.Conv2d):
+        found |= {"out_channels": int(said["k"]), "groups": int(said["g"])}
+    if issubclass(op, ops.Linear):
+        found["out_features"] = int(said["k"])
+    if issubclass(op, ops.Conv2d | ops.Linear | ops.Add | ops.ReLU):
+        found["activation"] = said.get("activation")
+    if issubclass(op, ops.AvgPool2d):
+        found["count_include_pad"] = "includepad" in said
+    if issubclass(op, ops.Quantize):
+        found |= {"scale": float(said["scale"]), "zero_point": int(said["zero"])}
+    if issubclass(op, ops.BatchNorm):
+        found["eps"] = float(said["eps"])
+    if issubclass(op, Reorder):
+        found |= {"source": said["source"], "target": said["target"]}
+    return found
 
 
 def case_of(node: Node, inputs: tuple[Shape, ...], dtype: type[np.generic], output: type[np.generic]) -> Case:
@@ -142,7 +221,7 @@ def case_of(node: Node, inputs: tuple[Shape, ...], dtype: type[np.generic], outp
         node.op,
         weight.format if weight is not None else np.dtype(dtype).name,
         inputs,
-        weight.density if weight is not None and weight.format in ("csr", "ternary") else 1.0,
+        weight.density if weight is not None and weight.sparse else 1.0,
         np.dtype(output).name,
         node.bias is not None,
     )

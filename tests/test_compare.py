@@ -14,7 +14,8 @@ from hypothesis import given
 from strategies import tiny
 
 from refstack import ops
-from refstack.compare import bound, check, gamma
+from refstack.compare import check, rms_check
+from refstack.contract import bound, gamma, textbook
 from refstack.formats import Array, Csr, Dense, Ternary
 from refstack.graph import Node
 from refstack.reference import layer
@@ -201,3 +202,70 @@ def test_rounded_inputs_are_outside(bits: int) -> None:
     rounded = (x.view(np.uint32) & keep).view(np.float32)
     assert check(node, (x,), layer(node, x)).passed
     assert not check(node, (x,), layer(node, rounded)).passed
+
+
+@given(tiny("conv2d"), tiny("linear"))
+def test_textbook_is_the_plain_loop(conv: Problem, line: Problem) -> None:
+    """Integers have one answer; the places that were asked for, in their order."""
+    for problem in (conv, line):
+        node, (x,) = node_of(problem), inputs_of(problem)
+        wanted = layer(node, x)
+        places = np.arange(wanted.size)[::-1]
+        np.testing.assert_array_equal(textbook(node, x, places), wanted.ravel()[::-1])
+
+
+def long_sums(rows: int = 16, cols: int = 2000, activation: str | None = None) -> tuple[Node, Array]:
+    rng = np.random.default_rng(2)
+    weight = Dense.encode(rng.standard_normal((rows, cols)))
+    return Node("y", ops.Linear(rows, activation), ("x",), weight), rng.standard_normal((32, cols)).astype(np.float32)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_rms_is_measured_in_units_of_the_textbook_loop(activation: str | None) -> None:
+    node, x = long_sums(activation=activation)
+    plain = textbook(node, x, np.arange(512)).reshape(32, 16)
+    found = rms_check(node, x, plain)
+    assert found.passed
+    assert (found.ratio, found.compared) == (pytest.approx(1), 512)
+    exact = layer(node, x.astype(np.float64))
+    assert rms_check(node, x, exact).ratio == 0
+    for factor, passes in ((3.9, True), (4.1, False)):
+        assert rms_check(node, x, exact + factor * (plain - exact)).passed is passes
+
+
+def test_rms_has_a_floor_of_half_a_rounding() -> None:
+    """Where the plain loop makes no error at all, half a unit of the sum is allowed."""
+    node = Node("y", ops.Linear(16), ("x",), Dense.encode(np.ones((16, 2))))
+    x = np.ones((32, 2), np.float32)
+    for factor, passes in ((0.49, True), (0.51, False)):
+        assert rms_check(node, x, np.full((32, 16), 2 * (1 + factor * 2.0**-24))).passed is passes
+
+
+@pytest.mark.parametrize("bits", [10, 8])
+def test_rms_sees_rounded_inputs_where_the_bound_does_not(bits: int) -> None:
+    node, x = long_sums()
+    keep = np.uint32(0xFFFFFFFF << (23 - bits) & 0xFFFFFFFF)
+    rounded = layer(node, (x.view(np.uint32) & keep).view(np.float32))
+    assert rms_check(node, x, layer(node, x)).passed
+    assert not rms_check(node, x, rounded).passed
+    assert rms_check(node, x, rounded).ratio > 100
+
+
+def test_rms_of_too_few_or_wrong_outputs_says_nothing_or_fails() -> None:
+    node, x = long_sums(rows=7)
+    y = layer(node, x)
+    few = rms_check(node, x, y)
+    assert (few.compared, few.passed) == (0, False)
+    node, x = long_sums()
+    assert rms_check(node, x, layer(node, x)[:, :7]).compared == 0
+    y = layer(node, x)
+    y[3, 3] = np.nan
+    assert rms_check(node, x, y).ratio == np.inf
+
+
+def test_indeterminate_is_where_sums_may_overflow() -> None:
+    node = Node("y", ops.Linear(1), ("x",), Dense.encode(np.ones((1, 3))))
+    x = np.array([[3e38, 3e38, -3e38], [1, 2, 3], [np.inf, 0, 0]], np.float32)
+    found = bound(node, (x,))
+    assert found.indeterminate.tolist() == [[True], [False], [False]]
+    assert found.terms[:2].tolist() == [[3], [3]]

@@ -19,7 +19,7 @@ from refstack.compression.masks import masks
 from refstack.compression.ternary import gradients, quantise, start
 from refstack.datasets import preprocess
 from refstack.errors import UsageError
-from refstack.formats import Csr, Dense, Ternary
+from refstack.formats import Bsr, Csr, Dense, Ternary
 from refstack.graph import Graph
 from refstack.models import zoo
 from refstack.reference import run
@@ -209,7 +209,7 @@ def test_a_point_is_what_its_files_say(technique: str, material: Material, tmp_p
         line = lines.pop(node.name)
         assert (line["format"], line["rows"], line["cols"]) == (node.weight.format, *node.weight.shape)
         assert line["nnz"] == node.weight.nnz
-        if isinstance(node.weight, Dense | Csr):
+        if isinstance(node.weight, Dense | Csr | Bsr):
             values = node.weight.values
             assert np.array_equal(values.astype(np.float16).astype(np.float32), values)
     assert not lines

@@ -11,53 +11,14 @@ import statistics
 import time
 
 import numpy as np
-import onnx
+import onnx_graph
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
 
 import refstack as rs
-from refstack import ops
 from refstack.models import MODELS
 from refstack.passes import prepare
 
 PAUSE_S = 0.03  # threads of either runtime go on spinning after a call; until they stop they hold the other's cores
-
-
-def to_onnx(graph: rs.Graph) -> onnx.ModelProto:
-    """The prepared dense graph as ONNX, opset 17."""
-    nodes, constants = [], []
-
-    def constant(name: str, array: np.ndarray) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    shapes = graph.shapes()
-    for node in graph:
-        op, out = node.op, node.name
-        activation = getattr(op, "activation", None)
-        target = f"{out}:sum" if activation else out
-        if isinstance(op, ops.Conv2d):
-            c = shapes[node.inputs[0]][1] // op.groups
-            weight = constant(f"{out}:w", node.weight.decode().reshape(op.out_channels, c, *op.kernel))
-            names = [*node.inputs, weight] + ([constant(f"{out}:b", node.bias)] if node.bias is not None else [])
-            attributes = {"strides": op.stride, "pads": op.padding, "dilations": op.dilation, "group": op.groups}
-            nodes.append(helper.make_node("Conv", names, [target], **attributes))
-        elif isinstance(op, ops.Linear):
-            names = [*node.inputs, constant(f"{out}:w", node.weight.decode()), constant(f"{out}:b", node.bias)]
-            nodes.append(helper.make_node("Gemm", names, [target], transB=1))
-        elif isinstance(op, ops.MaxPool2d):
-            window = {"kernel_shape": op.kernel, "strides": op.stride, "pads": op.padding}
-            nodes.append(helper.make_node("MaxPool", node.inputs, [target], **window))
-        else:
-            kinds = {ops.GlobalAvgPool: "GlobalAveragePool", ops.Flatten: "Flatten", ops.Add: "Add"}
-            nodes.append(helper.make_node(kinds[type(op)], node.inputs, [target]))
-        if activation:
-            assert activation == "relu"
-            nodes.append(helper.make_node("Relu", [target], [out]))
-    x = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, *graph.input_shape])
-    y = helper.make_tensor_value_info(graph.output, TensorProto.FLOAT, list(shapes[graph.output]))
-    model = helper.make_graph(nodes, graph.name, [x], [y], constants)
-    return helper.make_model(model, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def compare(name: str, threads: int, rounds: int) -> str:
@@ -65,7 +26,9 @@ def compare(name: str, threads: int, rounds: int) -> str:
     graph = prepare(rs.load(name))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(to_onnx(graph).SerializeToString(), options, ["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        onnx_graph.network(graph).SerializeToString(), options, ["CPUExecutionProvider"]
+    )
     plan = rs.plan(graph, backends=("openmp",), threads=threads)
     x = np.random.default_rng(0).standard_normal((1, *graph.input_shape)).astype(np.float32)
     verdict = rs.check_plan(plan, x)

@@ -54,7 +54,7 @@ class Backend(Protocol):
 
 def backend(name: str) -> Backend:
     """The backend of this name, whether or not it can run here. UsageError for an unknown name."""
-    if name not in BACKENDS:
+    if name not in (*BACKENDS, "plugin"):
         raise UsageError(f"unknown backend {name!r}, wanted one of {', '.join(BACKENDS)}")
     return cast(Backend, importlib.import_module(f"refstack.backends.{name}"))
 

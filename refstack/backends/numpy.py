@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from threadpoolctl import ThreadpoolController
 
@@ -14,6 +16,7 @@ from refstack.reference import layer
 
 NAME = "numpy"
 FALLBACK: tuple[str, ...] = ()
+_turn = threading.Lock()
 
 
 def unavailable() -> str | None:
@@ -45,12 +48,23 @@ def kernels() -> tuple[Kernel, ...]:
     return (*listed, *(Kernel("reorder", dtype, NAME, "reference", reorder) for dtype in ("float32", "int8")))
 
 
+@contextmanager
+def held(pools: ThreadpoolController, threads: int) -> Iterator[None]:
+    """BLAS on `threads` threads, one caller at a time.
+
+    The number belongs to the whole process: two callers at once would compute with each other's, and the one who leaves
+    last would put back what the other had set.
+    """
+    with _turn, pools.limit(limits=threads):
+        yield
+
+
 def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
     """Call each row's function in turn, with BLAS held to `threads`."""
     pools = ThreadpoolController()
 
     def run() -> None:
-        with pools.limit(limits=threads):
+        with held(pools, threads):
             for step in steps:
                 step.kernel.run(step)
 

@@ -98,15 +98,19 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
-    """One C call and one parallel region for all steps. Pointers are taken here, so the arrays must stay in place."""
+def lower(steps: Sequence[Step], threads: int, function: Callable[[Step], Any] | None = None) -> Callable[[], None]:
+    """One C call and one parallel region for all steps. Pointers are taken here, so the arrays must stay in place.
+
+    Args        function    where a step's C function comes from, if not from this library
+    """
     loaded = library()
+    function = function or (lambda step: getattr(loaded, step.kernel.run))
     table = (Entry * max(1, len(steps)))()
     alive: list[Any] = [steps, table]  # ctypes does not keep what it points to
     for entry, step in zip(table, steps, strict=False):
         args, inputs, pack = _args(step)
         alive += (args, inputs, pack)
-        entry.fn = ctypes.cast(getattr(loaded, step.kernel.run), ctypes.c_void_p)
+        entry.fn = ctypes.cast(function(step), ctypes.c_void_p)
         entry.args = ctypes.addressof(args)
     call, address, count = loaded.rs_run, ctypes.addressof(table), len(steps)
 

@@ -127,8 +127,15 @@ def planes(v: int, case: Case) -> int:
 
 def rows(backend: str, v: int) -> tuple[Kernel, ...]:
     """Best first for every op and format, for vectors of v floats."""
-    listed = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v), *_pointwise(v), *_movement(v))
+    weighted = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v))
+    listed = (*weighted, *_unpacked(weighted), *_pointwise(v), *_movement(v))
     return tuple(replace(row, backend=backend) for row in listed)
+
+
+def _unpacked(rows: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    """half and bsr have no kernels of their own: at planning half becomes dense, bsr one csr entry for each weight."""
+    formats = {"dense": "half", "csr": "bsr"}
+    return tuple(replace(row, format=formats[row.format]) for row in rows if row.format in formats)
 
 
 def _row(name: str, run: str, summary: str, **fields: Any) -> Kernel:

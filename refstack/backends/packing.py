@@ -11,11 +11,11 @@ from typing import cast
 import numpy as np
 from numpy import ascontiguousarray as contiguous
 
-from refstack.formats import Array, Csr, Int8, Ternary, Weight
+from refstack.formats import Array, Bsr, Csr, Int8, Ternary, Weight
 from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
-from refstack.ops import AvgPool2d, BatchNorm, Conv2d, Quantize
+from refstack.ops import AvgPool2d, BatchNorm, Concat, Conv2d, Quantize
 
 Packed = dict[str, Array]
 
@@ -45,6 +45,29 @@ def pad_axis(array: Array, axis: int, multiple: int) -> Array:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, -array.shape[axis] % multiple)
     return np.pad(array, widths)
+
+
+def plain(node: Node, case: Case) -> Packed:
+    """What a kernel from outside gets: the encoding's own arrays, in the order of its fields, and the bias.
+
+    dense: weights (k, c/g * r * s)     csr: indptr, indices, values     ternary: codes, scales
+    int8: as int8_direct, for rs_int8.h     batchnorm: mean, a     avgpool, quantize, concat: their numbers
+    """
+    weight, op = node.weight, case.op
+    if isinstance(op, BatchNorm):
+        return batchnorm(1, node, case)
+    if isinstance(op, AvgPool2d):
+        return avgpool(1, node, case)
+    if isinstance(op, Quantize):
+        return quantize(1, node, case)
+    if isinstance(op, Concat):
+        return concat(1 if case.format == "int8" else 4, 1, node, case)
+    if weight is None:
+        return {}
+    if isinstance(weight, Int8):
+        return int8_direct(node, case)
+    arrays = {name: contiguous(array) for name, array in weight.arrays().items()}
+    return {"bias": bias(node, weight.shape[0]), **arrays}
 
 
 def direct(node: Node, case: Case) -> Packed:
@@ -150,9 +173,17 @@ def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Pack
     return {"ends": contiguous(ends), "offsets": contiguous(offsets), "blocks": integers(blocks)}, order
 
 
+def entries(node: Node) -> Csr:
+    """The stored weights one by one; of a format that stores all, those that are not zero."""
+    weight = cast(Weight, node.weight)
+    if isinstance(weight, Csr):
+        return weight
+    return weight.csr() if isinstance(weight, Bsr) else Csr.encode(weight.decode())
+
+
 def csr_planar(v: int, node: Node, case: Case) -> Packed:
     """The stored weights by block of channels, then filter; offsets instead of columns."""
-    weight = cast(Csr, node.weight)
+    weight = entries(node)
     rows = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr))
     sparse, order = sort_by_block(v, case, rows, weight.indices)
     values = contiguous(weight.values[order])
@@ -179,7 +210,7 @@ def ternary_planar(v: int, node: Node, case: Case) -> Packed:
 
 def csr_direct(node: Node, case: Case) -> Packed:
     """indptr, columns as (c, r, s), values; of any format's non-zeros"""
-    weight = node.weight if isinstance(node.weight, Csr) else Csr.encode(cast(Weight, node.weight).decode())
+    weight = entries(node)
     op = cast(Conv2d, case.op)
     taps = np.stack(np.unravel_index(weight.indices, (case.inputs[0][1] // op.groups, *op.kernel)), 1)
     arrays = {"indptr": weight.indptr, "taps": taps.astype(np.int32), "values": weight.values}
@@ -188,7 +219,7 @@ def csr_direct(node: Node, case: Case) -> Packed:
 
 def csr_linear(node: Node, case: Case) -> Packed:
     """The encoding itself."""
-    weight = cast(Csr, node.weight)
+    weight = entries(node)
     arrays = {"indptr": weight.indptr, "columns": weight.indices, "values": weight.values}
     return {"bias": bias(node, case.shape[1]), **{key: contiguous(array) for key, array in arrays.items()}}
 

@@ -1,16 +1,7 @@
-"""One cell in a process of its own: build, measure memory, check, then time on command.
-
-    parent -> child     {"do": "load" | "time" | "finish" | "accuracy" | "roofs", ..}     one JSON object a line
-    child -> parent     {"ok": {..}} or {"error": "..", "kind": ".."}
-
-A crash, a hang or a leak costs one row. Nothing is inherited by fork and nothing is unpickled.
-"""
+"""One cell in a process of its own: build, measure memory, check, then time on command (load, time, finish, ..)."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from refstack import checkpoint
-from refstack.benchmark.rows import strict
-from refstack.errors import CheckFailed, RefstackError, UsageError
+from refstack.errors import CheckFailed
+from refstack.worker import serve
 
 Reply = dict[str, Any]
 
@@ -120,29 +111,9 @@ def reset_peak() -> str:
     return "network loaded"
 
 
-def answer(session: Session, request: dict[str, Any]) -> dict[str, Any]:
-    """The reply to one request."""
-    do = request.pop("do")
-    if do not in ("load", "time", "finish", "accuracy", "roofs"):
-        raise UsageError(f"child: unknown command {do!r}")
-    try:
-        return {"ok": getattr(session, do)(**request)}
-    except RefstackError as error:
-        return {"error": str(error), "kind": type(error).__name__}
-    except MemoryError:
-        return {"error": "no memory left", "kind": "ResourceError"}
-
-
 def main() -> None:
     """Serve until the parent closes the pipe or dies."""
-    # Whatever a library prints goes to stderr: the replies have the pipe for themselves.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    session = Session()
-    for line in sys.stdin:
-        reply = answer(session, json.loads(line))
-        replies.write(json.dumps(strict(reply)) + "\n")
-        replies.flush()
+    serve(Session(), ("load", "time", "finish", "accuracy", "roofs"))
 
 
 if __name__ == "__main__":

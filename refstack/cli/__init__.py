@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from refstack import __version__
-from refstack.cli import data, look, measure
+from refstack.cli import data, look, make, measure, verify
 from refstack.errors import RefstackError
 
 
@@ -77,10 +77,12 @@ def common(
 app.command()(measure.bench)
 app.command()(measure.evaluate)
 app.command()(measure.classify)
-app.command()(data.compress)
+app.command()(make.compress)
+app.command()(make.train)
+app.command()(look.points)
 app.command()(look.kernels)
 app.command()(look.explain)
-app.command()(look.verify)
+app.command()(verify.verify)
 app.command()(look.doctor)
 app.add_typer(data.app, name="data")
 

@@ -1,4 +1,4 @@
-"""Verbs that say what there is and whether it is right: kernels, explain, verify, doctor."""
+"""Verbs that say what there is: points, kernels, explain, doctor."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refstack.cli.options import Format, Model, Technique, Threads, View, say, show, words
+from refstack.cli.options import Format, Model, OneShot, Technique, Threads, View, say, show, words
 
 if TYPE_CHECKING:
     from refstack.kernels import Kernel
     from refstack.ops import Op
+
+
+def points(
+    model: Annotated[str, typer.Argument(help="Only this network's.")] = "*",
+    technique: Annotated[str, typer.Option("--technique", "-t", help="Only these, a glob.")] = "*",
+    format: Format = View.table,
+) -> None:
+    """List the trained points: accuracy, parameters, multiply-adds, bytes, and whose weights are shipped."""
+    from fnmatch import fnmatchcase
+
+    from refstack.models import zoo
+
+    found = [
+        {
+            "point": point.name,
+            "top1": {name: round(each["top1"], 2) for name, each in point.accuracy.items()},
+            "params": point.params,
+            "nnz": point.nnz,
+            "macs": point.macs,
+            "stored_bytes": point.stored_bytes,
+            "shipped": point.file is not None,
+        }
+        for point in zoo.points()
+        if fnmatchcase(point.model, model) and fnmatchcase(point.technique, technique)
+    ]
+    show(found, format, ["params", "nnz", "macs", "stored_bytes"])
+    say(f"{len(found)} points; `refstack evaluate -m NAME` runs one that is shipped, `refstack bench -t` times any")
 
 
 def kernels(
@@ -52,6 +79,7 @@ def kernels(
 def explain(
     model: Model,
     technique: Technique = "dense",
+    one_shot: OneShot = False,
     backends: Annotated[str, typer.Option("--backends", "-b", help="In order of preference.")] = "openmp,blas,numpy",
     threads: Threads = 1,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
@@ -59,13 +87,14 @@ def explain(
 ) -> None:
     """The plan of a network: which kernel each layer got, in which layouts, and why others were refused."""
     from refstack.benchmark.artifacts import source
-    from refstack.compression import compress
+    from refstack.compression.trained import under
     from refstack.planner import plan
 
-    graph = source(model, 0)
-    if graph.meta.get("technique") == "drawn":
-        say(f"{model}: weights drawn at random, no checkpoint is there")
-    made = plan(compress(graph, technique), batch, words(backends) or [], threads)
+    whole = source(model, 0)
+    graph, point = under(model, whole, technique, one_shot)
+    if "drawn" in (whole.meta.get("technique"), graph.meta.get("technique")):
+        say(f"{model if point is None else point.name}: weights drawn at random, no checkpoint is there")
+    made = plan(graph, batch, words(backends) or [], threads)
     refusals = {name: choice.refusals for name, choice in made.choices.items()}
     show(
         [
@@ -88,33 +117,6 @@ def explain(
 
 def _layouts(kernel: Kernel, op: Op) -> tuple[str, str]:
     return (op.source, op.target) if op.name == "reorder" else kernel.layouts  # type: ignore[attr-defined]
-
-
-def verify(
-    kernel: Annotated[str, typer.Option("--kernel", "-k", help="Glob over op.format.backend.variant.")] = "*",
-    seed: Annotated[int, typer.Option("--seed", help="Of the problems drawn.")] = 0,
-    examples: Annotated[int, typer.Option("--examples", help="Problems for each kernel.")] = 18,
-    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Only these, separated by commas.")] = None,
-    format: Format = View.table,
-) -> None:
-    """Hold kernels against the reference on drawn problems, with saboteurs that the check must catch."""
-    from dataclasses import asdict
-
-    from refstack.backends import rows
-    from refstack.verification import sensitivity
-    from refstack.verification import verify as run
-
-    asked = words(backend)
-    if asked is not None:
-        rows(asked)  # a backend asked for by name must run here
-    verdicts = run(kernel, seed, examples, backends=asked)
-    show([asdict(verdict) for verdict in verdicts], format)
-    states = [verdict.state for verdict in verdicts]
-    say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + f" with seed {seed}")
-    missed, count = sensitivity(seed)
-    say(f"checker sensitivity {count - len(missed)}/{count}: so many kernels that are wrong on purpose were caught")
-    if set(states) - {"PASS", "SKIP"} or "PASS" not in states:
-        raise typer.Exit(1)
 
 
 def doctor(

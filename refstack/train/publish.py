@@ -25,6 +25,7 @@ from refstack.datasets import Dataset, preprocess
 from refstack.formats import Array
 from refstack.graph import Graph
 from refstack.models import zoo
+from refstack.models.points import manifest_text
 from refstack.planner import plan
 from refstack.train.torch_graph import from_graph, logits
 
@@ -54,9 +55,10 @@ def publish(graph: Graph, judges: Sequence[Dataset], out: Path, device: str = "c
         "accuracy": accuracies(arrays, judges),
     }
     manifest = out / "manifest.json"
-    entries = json.loads(manifest.read_text("utf-8"))["checkpoints"] if manifest.exists() else {}
-    content = {"schema_version": zoo.SCHEMA_VERSION, "checkpoints": entries | {model: entry}}
-    manifest.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    empty: dict[str, Any] = {"schema_version": zoo.SCHEMA_VERSION, "checkpoints": {}}
+    content = json.loads(manifest.read_text("utf-8")) if manifest.exists() else empty
+    content["checkpoints"][model] = entry
+    manifest.write_text(manifest_text(content), "utf-8")
     return entry
 
 

@@ -1,5 +1,6 @@
 """Is a kernel right on this machine? Drawn problems, hostile surroundings, controls that must be caught."""
 
-from refstack.verification.verdicts import Verdict, sensitivity, verify
+from refstack.verification.network import NetworkCheck, verify_model
+from refstack.verification.verdicts import PROFILES, Verdict, sensitivity, verify
 
-__all__ = ["Verdict", "sensitivity", "verify"]
+__all__ = ["PROFILES", "NetworkCheck", "Verdict", "sensitivity", "verify", "verify_model"]

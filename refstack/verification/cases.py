@@ -8,13 +8,13 @@ Next: fills.py, then harness.py
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from refstack import ops
-from refstack.kernels import Case, Reorder
+from refstack.kernels import Case, Reorder, parse_case
 from refstack.ops import Activation, Op, Shape
 
 T = TypeVar("T")
@@ -52,14 +52,29 @@ class Seeded:
 
 @dataclass(frozen=True)
 class Problem:
-    """A case and what its arrays are filled with. The case's density is what is asked for, not yet what is drawn."""
+    """A case and what its arrays are filled with. The case's density is what is asked for, not yet what is drawn.
+
+    trail       the choices that drew it, each counted from its simplest option; empty if it was written down
+    """
 
     case: Case
     fill: str
     seed: int
+    trail: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def word(self) -> str:
+        """One line that repeats it, with its seed: conv2d.dense:n1c3h8w8_k4r3s3_st1pd1g1@integer"""
+        return f"{self.case.word}@{self.fill}"
 
     def __str__(self) -> str:
-        return f"{self.case.word} fill={self.fill} seed={self.seed}"
+        return f"{self.word} with seed {self.seed}"
+
+
+def parse_problem(word: str, seed: int) -> Problem:
+    """The problem that a word and a seed name; without a fill it is `integer`. UsageError for a word that is none."""
+    case, _, fill = word.partition("@")
+    return Problem(parse_case(case), fill or "integer", seed)
 
 
 def sizes(choose: Choose, blocks: Blocks, count: int, most: int) -> list[int]:
@@ -76,25 +91,37 @@ def sizes(choose: Choose, blocks: Blocks, count: int, most: int) -> list[int]:
     return drawn
 
 
-def axis(choose: Choose, places: int, window: int, stride: int, dilation: int, least: int = 1) -> tuple[int, int, int]:
-    """(size, before, after) of one image axis on which a window has `places` places; size is at least `least`."""
+def axis(
+    choose: Choose, places: int, window: int, stride: int, dilation: int, least: int = 1, beyond: int = 0
+) -> tuple[int, int, int]:
+    """(size, before, after) of one image axis on which a window has `places` places; size is at least `least`.
+
+    beyond      1: a window may lie wholly in padding
+    """
     reach = dilation * (window - 1) + 1
     padded = (places - 1) * stride + reach + choose.integer(0, stride - 1)
     padded = max(padded, least)
-    before = choose.integer(0, min(reach - 1, padded - least))
-    after = choose.integer(0, min(reach - 1, padded - least - before))
+    before = choose.integer(0, min(reach - 1 + beyond, padded - least))
+    after = choose.integer(0, min(reach - 1 + beyond, padded - least - before))
     return padded - before - after, before, after
 
 
 def plane(
     choose: Choose, p: int, q: int, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int],
-    pooling: bool = False,
+    pooling: bool = False, beyond: int = 0,
 ) -> tuple[int, int, tuple[int, int, int, int]]:  # fmt: skip
     """(h, w, padding) of an image with p by q windows. For pooling no window may lie in padding alone."""
     least = dilation if pooling else (1, 1)
-    h, top, bottom = axis(choose, p, kernel[0], stride[0], dilation[0], least[0])
-    w, left, right = axis(choose, q, kernel[1], stride[1], dilation[1], least[1])
+    h, top, bottom = axis(choose, p, kernel[0], stride[0], dilation[0], least[0], beyond)
+    w, left, right = axis(choose, q, kernel[1], stride[1], dilation[1], least[1], beyond)
     return h, w, (top, left, bottom, right)
+
+
+def square_plane(choose: Choose, p: int, q: int, r: int, st: int) -> tuple[int, int, tuple[int, int, int, int]]:
+    """(h, w, padding) for an r by r window: `same` padding, which some kernels ask for, or any."""
+    if choose.integer(0, 1):
+        return plane(choose, p, q, (r, r), (st, st), (1, 1))
+    return p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1), (r // 2,) * 4
 
 
 def pair(choose: Choose, low: int, high: int) -> tuple[int, int]:
@@ -122,11 +149,11 @@ def conv_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_square(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """What networks are made of: 3x3, 5x5 or 7x7 with `same` padding, one group."""
+    """What networks are made of: 3x3, 5x5 or 7x7, one group."""
     r, st, n = choose.among((3, 3, 5, 7)), choose.integer(1, 2), choose.integer(1, 2)
     c, k, p, q = sizes(choose, blocks, 4, MOST_MACS // (r * r * n))
-    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
-    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
+    h, w, padding = square_plane(choose, p, q, r, st)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
 
 def conv_pointwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
@@ -137,12 +164,66 @@ def conv_pointwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     return ops.Conv2d((1, 1), (st, st), (0, 0, 0, 0), (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
 
+def conv_single(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """One group, height and width each with a window, stride, dilation and padding of its own."""
+    kernel, stride, dilation = pair(choose, 1, 4), pair(choose, 1, 2), pair(choose, 1, 2)
+    n = choose.integer(1, 2)
+    c, k, p, q = sizes(choose, blocks, 4, MOST_MACS // (kernel[0] * kernel[1] * n))
+    h, w, padding = plane(choose, p, q, kernel, stride, dilation)
+    return ops.Conv2d(kernel, stride, padding, dilation, k, 1, activation(choose)), ((n, c, h, w),)
+
+
+def conv_wide(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Few pixels in a row and many filters, or few channels: where register tiles span several blocks of filters."""
+    r, st, lane = choose.among((3, 1, 5)), choose.integer(1, 2), max(blocks)
+    k = choose.integer(1, 5) * lane + choose.integer(-1, 1)
+    c = choose.among((1, 3, 4, lane, lane + 1))
+    p, q = choose.integer(1, 3), choose.among((1, 2, 5, 6, 7, 13))
+    h, w, padding = square_plane(choose, p, q, r, st)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), max(1, k), 1, activation(choose)), ((1, c, h, w),)
+
+
+def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """The last layers of a network: maps of 4x4 and 2x2."""
+    st, size, n = choose.integer(1, 2), choose.among((2, 4)), choose.integer(1, 2)
+    c, k = sizes(choose, blocks, 2, MOST_MACS // (9 * size * size * n))
+    return ops.Conv2d((3, 3), (st, st), (1,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, size * st, size * st),)
+
+
+def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Padding on some sides only, none at all, or beyond the window; rows of whole vectors."""
+    r, s = choose.among(((1, 1), (1, 3), (3, 1), (3, 3), (1, 7), (2, 2)))
+    pd = (choose.among((0, (r - 1) // 2, r)), choose.among((0, (s - 1) // 2, s)))
+    more = (choose.among((pd[0], 0, r - 1)), choose.among((pd[1], s - 1 - pd[1] if s > pd[1] else 0)))
+    p, q = choose.integer(1, 5), choose.among((1, max(blocks), 2 * max(blocks), 7))
+    h, w = p + r - 1 - pd[0] - more[0], q + s - 1 - pd[1] - more[1]
+    c, k = sizes(choose, blocks, 2, 2**10)
+    padding = (pd[0], pd[1], more[0], more[1])
+    return ops.Conv2d((r, s), (1, 1), padding, (1, 1), k, 1, activation(choose)), ((1, c, max(1, h), max(1, w)),)
+
+
+def conv_depthwise_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """A filter for every channel, any window, stride, dilation and padding."""
+    kernel, stride, dilation = pair(choose, 1, 5), pair(choose, 1, 3), pair(choose, 1, 2)
+    n = choose.integer(1, 2)
+    c, p, q = sizes(choose, blocks, 3, MOST_MACS // (kernel[0] * kernel[1] * n))
+    h, w, padding = plane(choose, p, q, kernel, stride, dilation)
+    return ops.Conv2d(kernel, stride, padding, dilation, c, c, activation(choose)), ((n, c, h, w),)
+
+
 def conv_depthwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """A filter for every channel, 3x3 or 5x5, `same` padding."""
+    """A filter for every channel, 3x3 or 5x5."""
     r, st, n = choose.among((3, 3, 5)), choose.integer(1, 2), choose.integer(1, 2)
     c, p, q = sizes(choose, blocks, 3, MOST_MACS // (r * r * n))
-    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
-    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), c, c, activation(choose)), ((n, c, h, w),)
+    h, w, padding = square_plane(choose, p, q, r, st)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), c, c, activation(choose)), ((n, c, h, w),)
+
+
+def conv_deepest(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Sums of more than 2**24 / (254 * 127) terms, where float32 no longer holds what int8 products add up to."""
+    c, r = choose.among(((1024, 1), (1025, 1), (2048, 1), (128, 3), (257, 3)))
+    k, p, q = sizes(choose, blocks, 3, 32)
+    return ops.Conv2d((r, r), (1, 1), (r // 2,) * 4, (1, 1), k, 1, activation(choose)), ((1, c, p, q),)
 
 
 def conv_deep(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
@@ -170,6 +251,18 @@ def linear_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 def linear_deep(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Long sums, the classifier's 512 -> 10 among them."""
     n, k = sizes(choose, (*blocks, 10), 2, 256)
+    return ops.Linear(k, activation(choose)), ((n, choose.among(DEEP)),)
+
+
+def linear_deepest(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Sums of more than 2**24 / (254 * 127) terms."""
+    n, k = sizes(choose, (*blocks, 10), 2, 64)
+    return ops.Linear(k, activation(choose)), ((n, choose.among((1024, 1025, 2048))),)
+
+
+def linear_many(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Long sums and at least 256 outputs, enough for a root mean square."""
+    n, k = choose.integer(16, 19), choose.integer(16, 35)
     return ops.Linear(k, activation(choose)), ((n, choose.among(DEEP)),)
 
 
@@ -231,10 +324,11 @@ def reorder(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 FAMILIES: dict[str, dict[str, Family]] = {
     "conv2d": {
-        "general": conv_general, "square": conv_square, "pointwise": conv_pointwise, "depthwise": conv_depthwise,
-        "deep": conv_deep, "named": conv_named,
+        "general": conv_general, "square": conv_square, "single": conv_single, "pointwise": conv_pointwise,
+        "depthwise": conv_depthwise, "depthwise_general": conv_depthwise_general, "deep": conv_deep,
+        "deepest": conv_deepest, "wide": conv_wide, "map": conv_map, "padding": conv_padding, "named": conv_named,
     },
-    "linear": {"general": linear_general, "deep": linear_deep},
+    "linear": {"general": linear_general, "deep": linear_deep, "deepest": linear_deepest, "many": linear_many},
     "maxpool": {"general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d)},
     "avgpool": {"general": pooling(ops.AvgPool2d), "halves": pooling_halves(ops.AvgPool2d)},
     "batchnorm": {

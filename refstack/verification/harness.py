@@ -1,31 +1,32 @@
 """Run one kernel on one problem the way an adversary would, and judge it.
 
-Output and scratch hold garbage, and other garbage the second time; every array stands between margins that must keep
-their bytes; inputs and packed weights must come back unchanged; the same buffers get other inputs between two calls;
-other thread counts must give the same bits.
+Every array lies between guard pages, flush with its end in one call and with its start in the next, so that reading or
+writing one number too far ends the process; inputs and packed weights may only be read; output and scratch hold
+garbage, other garbage the second time; the same buffers get other inputs between two calls; other thread counts and
+addresses must give the same bits. In a process that must live (a test's) the guards are soft: margins that are
+compared afterwards.
+Next: verdicts.py
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
 from refstack.backends import Step, backend
-from refstack.compare import Check, check
+from refstack.backends.guarded import Guarded, Place
+from refstack.compare import Check, check, rms_check
+from refstack.contract import Bound, bound
 from refstack.formats import Array
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Reorder, case_of, from_nchw, layout_shape, to_nchw
 from refstack.memory import ALIGNMENT
-from refstack.reference import layer
 from refstack.verification.cases import BLOCKS, FAMILIES, Choose, Problem, Seeded
-from refstack.verification.fills import fills, inputs_of, is_exact, node_of, problem_of
-
-MARGIN = 4 * ALIGNMENT
-"""Bytes on each side of an array that a kernel must leave alone."""
+from refstack.verification.choices import Recorder
+from refstack.verification.fills import INDEPENDENT, WEIGHTED, fills, inputs_of, is_exact, node_of, problem_of
 
 POISON = (0xFF, 0x55)
 """What outputs and scratch hold before a call (NaN and -1, then 3e+13 and 85): both calls must give the same bits."""
@@ -39,66 +40,66 @@ TRIES = 40
 """Draws after which a row is held to accept none."""
 
 
-class Guarded:
-    """An aligned array between two margins."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[np.generic] | type[np.generic]) -> None:
-        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-        self.room = np.full(nbytes + 2 * MARGIN + ALIGNMENT, 0xA5, np.uint8)
-        self.start = MARGIN + -(self.room.ctypes.data + MARGIN) % ALIGNMENT
-        self.stop = self.start + nbytes
-        self.array: Array = self.room[self.start : self.stop].view(dtype).reshape(shape)
-
-    def poison(self, byte: int) -> None:
-        self.room[self.start : self.stop] = byte
-
-    @property
-    def intact(self) -> bool:
-        """Whether the margins hold what they held."""
-        return bool((self.room[: self.start] == 0xA5).all() and (self.room[self.stop :] == 0xA5).all())
-
-    def bytes(self) -> bytes:
-        return self.room[self.start : self.stop].tobytes()
-
-
-def guarded(values: Array) -> Guarded:
-    """A guarded copy."""
-    made = Guarded(values.shape, values.dtype)
-    made.array[...] = values
-    return made
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What was found: `problem` is empty if all is well, `compared` counts elements held to the contract."""
+    """What was found: `problem` is empty if all is well.
+
+    compared    elements held to the contract       worst   largest error in units of the bound
+    rms         largest root mean square error in units of the textbook loop's, 0 where it was not taken
+    telling     whether a wrong kernel could have shown: the right answer is not one number everywhere
+    """
 
     problem: str
     compared: int
     worst: float
+    rms: float
+    telling: bool
     case: Case
+
+
+def float_mode() -> str:
+    """In words how float arithmetic of this thread has been tampered with, or nothing.
+
+    Code built with -ffast-math does so when it is merely loaded.
+    """
+    one = np.float32(1)
+    if np.float32(1e-40) * one == 0:
+        return "subnormal numbers are flushed to zero"
+    if one + np.float32(2**-25) != 1 or one - np.float32(2**-26) != 1:
+        return "float arithmetic no longer rounds to nearest"
+    return ""
 
 
 class Rig:
     """A kernel on buffers of its own, ready to be called again and again."""
 
-    def __init__(self, row: Kernel, node: Node, case: Case, inputs: Sequence[Array], threads: int) -> None:
+    def __init__(
+        self, row: Kernel, node: Node, case: Case, inputs: Sequence[Array], threads: int, place: Place = "soft"
+    ) -> None:
         self.source, self.target = row.layouts
         if isinstance(case.op, Reorder):
             self.source, self.target = case.op.source, case.op.target
-        self.case = case
-        self.inputs = [Guarded(layout_shape(self.source, x.shape), x.dtype) for x in inputs]
-        self.output = Guarded(layout_shape(self.target, case.shape), np.dtype(case.output))
-        self.scratch = Guarded((row.scratch(case),), np.uint8)
-        self.packed = {name: guarded(array) for name, array in row.pack(node, case).items()}
+        self.case, self.problem = case, ""
+        self.inputs = [Guarded(layout_shape(self.source, x.shape), x.dtype, place) for x in inputs]
+        self.output = Guarded(layout_shape(self.target, case.shape), np.dtype(case.output), place)
+        self.scratch = Guarded((row.scratch(case),), np.uint8, place, ALIGNMENT)
+        self.packed: dict[str, Guarded] = {}
+        for name, array in row.pack(node, case).items():
+            self.packed[name] = Guarded(array.shape, array.dtype, place)
+            self.packed[name].array[...] = array
+            self.packed[name].lock()
         packed = {name: each.array for name, each in self.packed.items()}
         step = Step(node, case, row, tuple(x.array for x in self.inputs), self.output.array, packed, self.scratch.array)
         self.run = backend(row.backend).lower((step,), threads)
-        self.problem = ""
+        if mode := float_mode():
+            self._report(f"{mode} since the kernel was loaded; was it built with -ffast-math?")
 
     def call(self, inputs: Sequence[Array], poison: int) -> Array:
         """The nchw output for these inputs. What the kernel did besides stands in `problem`."""
         for place, x in zip(self.inputs, inputs, strict=True):
+            place.lock(False)
             place.array[...] = from_nchw(x, self.source)
+            place.lock()
         kept = {f"input {i}": x for i, x in enumerate(self.inputs)} | self.packed
         before = {name: each.bytes() for name, each in kept.items()}
         self.output.poison(poison)
@@ -110,8 +111,8 @@ class Rig:
         for name, each in {**kept, "output": self.output, "scratch": self.scratch}.items():
             if not each.intact:
                 self._report(f"bytes beside {name} were written to")
-        if np.float32(1e-40) * np.float32(1) == 0:
-            self._report("subnormal numbers are flushed to zero since the call")
+        if mode := float_mode():
+            self._report(f"{mode} since the call")
         y = np.array(to_nchw(self.output.array, self.target, self.case.shape))
         if from_nchw(y, self.target).tobytes() != self.output.bytes():
             self._report(f"the channels that {self.target} adds are not zero")
@@ -137,60 +138,104 @@ def real_case(problem: Problem) -> tuple[Node, Case]:
 
 @cache
 def families(row: Kernel) -> tuple[str, ...]:
-    """The families of cases that this row mostly accepts, or at least sometimes."""
-    share: dict[str, int] = {}
+    """The families of cases of which this row accepts some."""
+    found = []
     for name, family in FAMILIES[row.op].items():
         choose = Seeded(0)
-        drawn = [family(choose, row.blocks or BLOCKS) for _ in range(TRIES)]
-        share[name] = sum(accepts(row, problem_of(choose, *each, row.format).case) for each in drawn)
-    often = tuple(name for name, count in share.items() if count >= TRIES // 5)
-    return often or tuple(name for name, count in share.items() if count)
+        drawn = (family(choose, row.blocks or BLOCKS) for _ in range(TRIES))
+        if any(accepts(row, problem_of(choose, *each, row.format).case) for each in drawn):
+            found.append(name)
+    return tuple(found)
+
+
+def attempt(row: Kernel, choose: Choose, fill: str | None = None) -> Problem | None:
+    """One problem of the families that suit the row, or None if the row does not accept it."""
+    word = fill or choose.among(fills(row.op, row.format))
+    largest = word == "largest" and "deepest" in families(row)
+    family = FAMILIES[row.op]["deepest" if largest else choose.among(families(row))]
+    problem = problem_of(choose, *family(choose, row.blocks or BLOCKS), row.format, word)
+    return problem if accepts(row, problem.case) and accepts(row, real_case(problem)[1]) else None
 
 
 def draw(row: Kernel, choose: Choose, fill: str | None = None) -> Problem | None:
     """A problem that the row accepts, or None if none of TRIES was."""
     for _ in range(TRIES if families(row) else 0):
-        word = fill or choose.among(fills(row.op, row.format))
-        largest = word == "largest" and "deep" in families(row)
-        family = FAMILIES[row.op]["deep" if largest else choose.among(families(row))]
-        problem = problem_of(choose, *family(choose, row.blocks or BLOCKS), row.format, word)
-        if accepts(row, problem.case) and accepts(row, real_case(problem)[1]):
-            return problem
+        recorder = Recorder(choose)
+        problem = attempt(row, recorder, fill)
+        if problem is not None:
+            return replace(problem, trail=tuple(recorder.trail))
     return None
 
 
 @np.errstate(all="ignore")  # infinity minus infinity is a fill, not an accident
-def examine(row: Kernel, problem: Problem, threads: Sequence[int] = THREADS) -> Outcome:
-    """Everything that one problem can tell about a kernel."""
+def examine(row: Kernel, problem: Problem, threads: Sequence[int] = THREADS, hard: bool = False) -> Outcome:
+    """Everything that one problem can tell about a kernel.
+
+    Args        hard    guard pages, which end this process where a kernel leaves its buffers
+    """
     node, case = real_case(problem)
-    first, second = inputs_of(problem), inputs_of(problem, change=1)
-    checks: list[Check] = []
+    judge = Judge(row, problem, node, case)
+    draws = [inputs_of(problem), inputs_of(problem, change=1)]
+    places: tuple[Place, ...] = ("end", "start") if hard else ("soft",)
 
-    def fault(rig: Rig, inputs: Sequence[Array], y: Array) -> str:
-        verdict = check(node, tuple(inputs), y, row.name, case.word)
-        checks.append(verdict)
-        wrong = verdict.problem or verdict.worst > 1  # nothing compared (all sums may overflow) is not wrong
-        exact = _unequal(node, inputs, y) if row.exact and is_exact(problem) else ""
-        return rig.problem or (str(verdict) if wrong else "") or exact
-
-    rig, found, results = Rig(row, node, case, first, threads[0]), "", []
-    for inputs, poison in ((first, POISON[0]), (second, POISON[1]), (first, POISON[1])):
-        results.append(rig.call(inputs, poison))
-        found = found or fault(rig, inputs, results[-1])
+    rig, found, results = Rig(row, node, case, draws[0], threads[0], places[0]), "", []
+    for draw, poison in ((0, POISON[0]), (1, POISON[1]), (0, POISON[1])):
+        results.append(rig.call(draws[draw], poison))
+        found = found or rig.problem or judge.fault(draw, draws[draw], results[-1])
     if not found and results[0].tobytes() != results[2].tobytes():
         found = "a second call with the same inputs gives other bits: it depends on what output or scratch held before"
-    for count in threads[1:]:
-        other = Rig(row, node, case, first, count)
-        y = other.call(first, POISON[0])
-        found = found or fault(other, first, y)
+    for i, count in enumerate(threads[1:], 1):
+        other = Rig(row, node, case, draws[0], count, places[i % len(places)])
+        y = other.call(draws[0], POISON[0])
+        found = found or other.problem or judge.fault(0, draws[0], y)
         if not found and row.backend not in SPLIT_SUMS and y.tobytes() != results[0].tobytes():
             found = f"{count} threads give other bits than {threads[0]}"
-    return Outcome(found, sum(each.compared for each in checks), max(each.worst for each in checks), case)
+    return judge.outcome(found)
 
 
-def _unequal(node: Node, inputs: Sequence[Array], y: Array) -> str:
+class Judge:
+    """Holds outputs of one problem to the contract, and remembers what that said."""
+
+    def __init__(self, row: Kernel, problem: Problem, node: Node, case: Case) -> None:
+        self.row, self.problem, self.node, self.case = row, problem, node, case
+        self.allowed: dict[int, Bound] = {}
+        self.checks: list[Check] = []
+        self.rms = 0.0
+
+    def fault(self, draw: int, inputs: Sequence[Array], y: Array) -> str:
+        """In words what is wrong with an output for this draw of the inputs, or nothing."""
+        if draw not in self.allowed:
+            self.allowed[draw] = bound(self.node, tuple(inputs))
+        allowed = self.allowed[draw]
+        verdict = check(self.node, tuple(inputs), y, self.row.name, self.case.word, allowed)
+        self.checks.append(verdict)
+        if verdict.problem or verdict.worst > 1:  # nothing compared (all sums may overflow) is not wrong
+            return verdict.finding.rstrip(".")
+        if self.row.exact and is_exact(self.problem):
+            return _unequal(y, allowed.value.astype(np.float32))
+        if self.problem.fill in INDEPENDENT and isinstance(self.case.op, WEIGHTED) and not allowed.exact:
+            found = rms_check(self.node, inputs[0], y, allowed)
+            self.rms = max(self.rms, found.ratio)
+            if found.compared and not found.passed:
+                return f"the error is {found.ratio:.3g} times the textbook loop's (rms), allowed are {found.limit:g}"
+        return ""
+
+    def outcome(self, found: str) -> Outcome:
+        """All of it in one."""
+        worst, compared = (
+            max((each.worst for each in self.checks), default=0.0),
+            sum(each.compared for each in self.checks),
+        )
+        return Outcome(found, compared, worst, self.rms, bool(compared) and self._telling(), self.case)
+
+    def _telling(self) -> bool:
+        """At least two different numbers, and not nearly all of them zeros."""
+        value = self.allowed[0].value
+        return bool(value.size == 1 or (np.unique(value).size > 1 and np.count_nonzero(value) * 10 > value.size))
+
+
+def _unequal(y: Array, wanted: Array) -> str:
     """In words where y differs from the only float32 answer (a zero's sign does not count), or nothing."""
-    wanted = layer(node, *(x.astype(np.float64) for x in inputs)).astype(np.float32)
     wrong = ~(y == wanted)
     if not wrong.any():
         return ""

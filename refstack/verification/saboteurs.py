@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -142,6 +142,13 @@ def overruns(step: Step) -> None:
     as_strided(step.output.reshape(-1), (step.output.size + 1,))[-1] = 0
 
 
+def reads_beyond(step: Step) -> None:
+    """Reads one number past the end of its input, and makes nothing of it."""
+    honest(step)
+    x = step.inputs[0]
+    step.output.flat[0] += 0 * np.nan_to_num(as_strided(x.reshape(-1), (x.size + 1,))[-1])
+
+
 def nondeterministic() -> Callable[[Step], None]:
     """Another order of summation at every call."""
     calls = itertools.count(1)
@@ -158,11 +165,34 @@ def row(run: Callable[[Step], None], name: str) -> Kernel:
     return Kernel("conv2d", "dense", "numpy", name, run, blocks=(4,))
 
 
-def saboteurs() -> tuple[Kernel, ...]:
-    """Fresh rows of everything that must be caught."""
+def honest_row() -> Kernel:
+    """The positive control."""
+    return row(honest, "honest")
+
+
+@dataclass(frozen=True)
+class Saboteur:
+    """A wrong kernel, and the verdict that is meant for it: FAIL, or CRASH where guard pages stop it."""
+
+    row: Kernel
+    caught: str = "FAIL"
+
+    @property
+    def name(self) -> str:
+        """The row's variant."""
+        return self.row.variant
+
+
+def saboteurs() -> tuple[Saboteur, ...]:
+    """Fresh ones of all kinds that must be caught."""
     plain = (
         writes_nothing, constant, padding_off_by_one, last_tap_dropped, strides_swapped, tail_unwritten, bias_twice,
-        inputs_rounded, half_accumulator, writes_input, accumulates, overruns,
+        inputs_rounded, half_accumulator, accumulates,
     )  # fmt: skip
+    guarded = (writes_input, overruns, reads_beyond)
     made = (("stale", stale()), ("nondeterministic", nondeterministic()))
-    return tuple(row(run, name) for name, run in (*((run.__name__, run) for run in plain), *made))
+    return (
+        *(Saboteur(row(run, run.__name__)) for run in plain),
+        *(Saboteur(row(run, name)) for name, run in made),
+        *(Saboteur(row(run, run.__name__), "CRASH") for run in guarded),
+    )
