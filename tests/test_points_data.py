@@ -164,7 +164,8 @@ def test_results_that_do_not_fit_are_not_taken(
         record["params"] += 1
     stem.with_suffix(".json").write_text(json.dumps(record))
     checkpoint.save_arrays(arrays, f"{stem}.golden.safetensors")
-    match = {"layers": "is not what its record says", "params": "not as recorded"}.get(what, "departures on noise; the record says")
+    known = {"layers": "is not what its record says", "params": "not as recorded"}
+    match = known.get(what, "departures on noise; the record says")
     with pytest.raises(SystemExit, match=match):
         tool.record(tmp_path, data, [judge], lambda text: None)
 
