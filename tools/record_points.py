@@ -92,12 +92,8 @@ def network(path: Path, technique: str) -> Graph | None:
 def wanted(point: Point) -> bool:
     """Whether the point's weights are to be shipped."""
     levels = SHIPPED.get(point.technique, {})
-    return (
-        point.model in levels
-        and levels[point.model] == point.level
-        and point.seed == 0
-        and point.method not in ("l1", "random")
-    )
+    meant = point.seed == 0 and point.method not in ("l1", "random")
+    return meant and point.model in levels and levels[point.model] == point.level
 
 
 def ship(point: Point, graph: Graph, golden: Mapping[str, Array], data: Path) -> Point:
