@@ -148,6 +148,8 @@ def _record(graph: Graph, dataset: Dataset) -> tuple[Array, Array, float] | None
     predictions, margins = (golden.get(f"{what}.{dataset.name}") for what in ("predictions", "margin"))
     if predictions is None or margins is None or len(predictions) != len(dataset):
         return None
+    if "logits" not in golden:  # int8 is recorded with refstack's own kernels, whose sums are exact
+        return predictions, margins, 0.0
     return predictions, margins, float(np.abs(golden["logits"] - golden["logits64"]).max())
 
 

@@ -78,8 +78,10 @@ def train(data: Path, judge: Dataset, out: Path, technique: str, method: str, le
     second, first = np.sort(y, axis=1)[:, -2:].T
     predictions = y.argmax(axis=1).astype(np.uint8)
     correct = int((predictions == judge.labels).sum())
+    inputs = zoo.golden("mobilenet")["inputs"]
+    x = preprocess(inputs)
     golden = {
-        "inputs": judge.images[:2], "logits": y[:2], "logits64": run(graph, preprocess(judge.images[:2]).astype(float)),
+        "inputs": inputs, "logits": run(graph, x), "logits64": run(graph, x.astype(np.float64)),
         "predictions.noise": predictions, "margin.noise": (first - second).astype(np.float16),
     }  # fmt: skip
     lines = [asdict(line) | {"format": line.format.replace("bsr", "csr")} for line in structure(graph)]
@@ -119,7 +121,9 @@ def test_training_comes_in(recorded: Path, judge: Dataset) -> None:
         "mobilenet/channel+int8-fisher-0.9-s0",
     ]  # fmt: skip
     shipped = {name for name, point in points.items() if point.file}
-    assert shipped == {"mobilenet/weight-magnitude-0.9-s0", "mobilenet/channel-fisher-0.9-s0"}
+    assert shipped == {
+        "mobilenet/weight-magnitude-0.9-s0", "mobilenet/channel-fisher-0.9-s0", "mobilenet/channel+int8-fisher-0.9-s0",
+    }  # fmt: skip
     assert points["mobilenet/weight-magnitude-0.9-s0"].facts == {"recipe": {"epochs": 2}, "train_s": 1}
     assert {line.format for line in points["mobilenet/block-magnitude-0.8-s0"].layers} == {"dense", "bsr"}
 
@@ -145,7 +149,7 @@ def test_recording_again_takes_the_old_files_away(recorded: Path, judge: Dataset
     assert {point.technique for point in zoo.points()} == {"half"}
 
 
-@pytest.mark.parametrize("what", ["predictions", "count", "layers", "params"])
+@pytest.mark.parametrize("what", ["predictions", "count", "layers", "params", "inputs"])
 def test_results_that_do_not_fit_are_not_taken(
     what: str, data: Path, judge: Dataset, tool: ModuleType, tmp_path: Path
 ) -> None:
@@ -160,13 +164,14 @@ def test_results_that_do_not_fit_are_not_taken(
         record["accuracy"]["noise"]["correct"] += 1
     elif what == "layers":
         record["layers"][4]["nnz"] += 1
+    elif what == "inputs":
+        arrays["inputs"] = arrays["inputs"] + 1
     else:
         record["params"] += 1
     stem.with_suffix(".json").write_text(json.dumps(record))
     checkpoint.save_arrays(arrays, f"{stem}.golden.safetensors")
-    match = {"layers": "is not what its record says", "params": "not as recorded"}.get(
-        what, "departures on noise; the record says"
-    )
+    known = {"layers": "is not what its record says", "params": "not as recorded", "inputs": "of other inputs"}
+    match = known.get(what, "departures on noise; the record says")
     with pytest.raises(SystemExit, match=match):
         tool.record(tmp_path, data, [judge], lambda text: None)
 
@@ -231,7 +236,7 @@ def test_what_bench_times(recorded: Path) -> None:
     assert (drawn["weights"], drawn["point"]) == ("drawn", "mobilenet/block-magnitude-0.8-s0")
     assert facts("weight-magnitude-0.9-s1")["weights"] == "drawn"
     both = facts("channel+int8")
-    assert (both["weights"], both["point"]) == ("drawn", "mobilenet/channel+int8-fisher-0.9-s0")
+    assert (both["weights"], both["point"]) == ("trained", "mobilenet/channel+int8-fisher-0.9-s0")
     assert both["bytes"] == sizes["mobilenet/channel+int8-fisher-0.9-s0"]
     with pytest.raises(UsageError, match=r"no trained point 'mobilenet/weight-0.7'"):
         facts("weight-0.7")

@@ -80,11 +80,14 @@ def disagreement(y: Array, y64: Array, golden: dict[str, Array]) -> float:
     return float(max(worst, np.abs(y64 - golden["logits64"]).max() / (allowed * 2.0**-29)))
 
 
-@each_shipped
+@pytest.mark.parametrize(
+    "point", [each for each in SHIPPED if "int8" not in each.technique], ids=lambda each: each.name
+)
 def test_the_engine_gives_pytorchs_logits(point: Point) -> None:
+    """int8 is not PyTorch's: its classes are held to the record below."""
     graph, golden = zoo.load(point.name), zoo.golden(point.name)
-    assert golden["inputs"].shape == (16, 3, 32, 32)
-    x = preprocess(golden["inputs"])
+    x = preprocess(zoo.golden(point.model)["inputs"])
+    assert x.shape == (16, 3, 32, 32)
     y, y64 = run(graph, x), run(graph, x.astype(np.float64))
     assert disagreement(y, y64, golden) <= 1
     off = golden["logits64"] * np.where(np.arange(10) == 3, 1 + 1e-9, 1)

@@ -3,61 +3,37 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from networks import chain, matrix
+from trainees import QUICK, pictures, tiny
 
 from refstack import checkpoint
 from refstack.compression import fisher
 from refstack.compression.layers import layers
 from refstack.compression.masks import masks
 from refstack.compression.ternary import gradients, quantise, start
-from refstack.datasets import Dataset, preprocess
-from refstack.errors import BackendUnavailable, UsageError
-from refstack.formats import Csr, Dense, Ternary
+from refstack.datasets import preprocess
+from refstack.errors import UsageError
+from refstack.formats import Bsr, Csr, Dense, Ternary
 from refstack.graph import Graph
-from refstack.models import MODELS, zoo
-from refstack.models.builder import Builder
+from refstack.models import zoo
 from refstack.reference import run
-from refstack.train import METHODS, FineTune, compress
-from refstack.train.__main__ import main
+from refstack.train import METHODS, FineTune
 from refstack.train.recipe import recipe_of
 
 torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip install "refstack-engine[train]"')
 
-from refstack.train import points as points_module  # noqa: E402
-from refstack.train import pruning, sweep  # noqa: E402
+from refstack.train import pruning  # noqa: E402
 from refstack.train.channels import ChannelPruning, saliency  # noqa: E402
 from refstack.train.fit import tune  # noqa: E402
 from refstack.train.points import Material, Point, produce  # noqa: E402
 from refstack.train.ternary import Ternarize, TernaryTraining  # noqa: E402
 from refstack.train.torch_graph import from_graph  # noqa: E402
-
-QUICK = FineTune(epochs=3, batch=16, lr=0.05, crop=1, cutout=2, events=4, multiple=2, saliency_images=32)
-
-
-def tiny() -> Graph:
-    """Residual, depthwise and linear layers in little, for 32 x 32 images; trained a bit by nobody."""
-    net = Builder("tiny", (3, 32, 32)).conv("stem", 8, 3, stride=4, padding=1).batchnorm().relu()
-    x = net.last
-    main = net.conv("mid", 12, 3, padding=1).batchnorm().relu().conv("back", 8, 3, padding=1).batchnorm().last
-    net.add("add", main, x).relu()
-    net.conv("pw1", 16, 1).batchnorm().relu().conv("dw", 16, 3, padding=1, groups=16).batchnorm().relu()
-    net.conv("pw2", 16, 1).batchnorm().relu()
-    return zoo.draw(net.globalavgpool().flatten().linear("fc", 10).graph(), 3)
-
-
-def pictures(n: int, side: int = 32, classes: int = 10) -> Dataset:
-    """Shades of grey to tell apart."""
-    labels = np.arange(n) % classes
-    noise = np.random.default_rng(n).integers(0, 20, (n, 3, side, side))
-    images = (noise + 235 // classes * labels[:, None, None, None]).astype(np.uint8)
-    return Dataset(f"grey{n}", images, labels, f"{n}", "made up", tuple(str(i) for i in range(n)))
 
 
 def tuned(graph: Graph, technique: Any, recipe: FineTune = QUICK, teacher: Graph | None = None) -> Graph:
@@ -181,19 +157,29 @@ def test_ternary_training_leaves_three_values() -> None:
     assert len(np.unique(matrix(out, "fc"))) > 3
 
 
-def test_the_teacher_is_followed() -> None:
-    """With distill = 1 labels do not matter, and a network that is its own teacher has nothing to learn."""
-    graph, data = tiny(), pictures(64)
-    teacher = tuned(graph, pruning.WeightPruning(replace(QUICK, epochs=10, distill=0), 0.0))
-    recipe = replace(QUICK, distill=1.0, epochs=10)
-    student = tuned(graph, pruning.WeightPruning(recipe, 0.0), recipe, teacher)
-    x = preprocess(data.images)
+def test_the_teacher_s_loss() -> None:
+    from refstack.train.fit import _teacher
 
-    def agreement(other: Graph) -> float:
-        return float((run(other, x).argmax(1) == run(teacher, x).argmax(1)).mean())
+    graph, x = tiny(), preprocess(pictures(6).images)
+    y = np.random.default_rng(0).standard_normal((6, 10)).astype(np.float32)
+    heat, share = 2.0, 0.75
+    loss = _teacher(graph, replace(QUICK, distill=share, temperature=heat), "cpu", False)
+    assert loss is not None
+    wanted, got = (np.exp(each / heat) for each in (run(graph, x), y))
+    wanted, got = (each / each.sum(axis=1, keepdims=True) for each in (wanted, got))
+    divergence = (wanted * np.log(wanted / got)).sum(axis=1).mean()
+    found = float(loss(torch.tensor(1.5), torch.tensor(x), torch.tensor(y)))
+    assert found == pytest.approx(0.25 * 1.5 + 0.75 * heat**2 * divergence, rel=1e-4)
+    assert _teacher(None, QUICK, "cpu", False) is None
+    assert _teacher(graph, replace(QUICK, distill=0), "cpu", False) is None
 
-    assert agreement(student) > agreement(graph) + 0.2
-    assert agreement(student) >= 0.7
+
+def test_the_network_learns_from_its_teacher() -> None:
+    graph = tiny()
+    teacher = tuned(graph, pruning.WeightPruning(QUICK, 0.0), replace(QUICK, distill=0))
+    taught = tuned(graph, pruning.WeightPruning(QUICK, 0.0), replace(QUICK, distill=1), teacher)
+    alone = tuned(graph, pruning.WeightPruning(QUICK, 0.0), replace(QUICK, distill=0), teacher)
+    assert alone.sha256() == teacher.sha256() != taught.sha256()
 
 
 # Points
@@ -223,7 +209,7 @@ def test_a_point_is_what_its_files_say(technique: str, material: Material, tmp_p
         line = lines.pop(node.name)
         assert (line["format"], line["rows"], line["cols"]) == (node.weight.format, *node.weight.shape)
         assert line["nnz"] == node.weight.nnz
-        if isinstance(node.weight, Dense | Csr):
+        if isinstance(node.weight, Dense | Csr | Bsr):
             values = node.weight.values
             assert np.array_equal(values.astype(np.float16).astype(np.float32), values)
     assert not lines
@@ -262,110 +248,3 @@ def test_recipes() -> None:
         FineTune().changed({"events": "0"})
     assert recipe_of("resnet18", "channel", "fisher", 0.93).epochs == 60
     assert recipe_of("resnet18", "channel", "random", 0.93) == recipe_of("vgg16", "channel", "fisher", 0.87)
-
-
-# Sweep
-
-
-def test_every_quoted_point_has_three_seeds_and_its_control() -> None:
-    todo = sweep.points()
-    assert len(todo) == len(set(todo)) == len({point.name for point in todo})
-    for technique, at in sweep.QUOTED.items():
-        for model, level in at.items():
-            for seed in (0, 1, 2):
-                assert Point(model, technique, level, seed) in todo
-    for model, level in sweep.QUOTED["channel"].items():
-        assert {Point(model, "channel", level, seed, "random") for seed in (0, 1, 2)} <= set(todo)
-    for model in MODELS:
-        for technique in ("weight", "channel"):
-            levels = {p.level for p in todo if (p.model, p.technique, p.seed) == (model, technique, 0)}
-            assert len(levels) >= 5
-
-
-def test_workers_share_the_points(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-
-    def fake(point: Point, _material: Any, out: Path, report: Any = None) -> None:
-        if point.base is not None and not (out / f"{point.base.name}.json").exists():
-            fake(point.base, _material, out)
-        if point.level == 0.7:
-            raise ValueError("planted")
-        made.append(point.name)
-        (out / f"{point.name}.json").write_text("{}")
-
-    monkeypatch.setattr(sweep, "produce", fake)
-    todo = [
-        Point("tiny", t, level)
-        for t, level in (("channel+ternary", 0.4), ("channel", 0.4), ("weight", 0.7), ("weight", 0.9))
-    ]
-    (tmp_path / f"{todo[3].name}.claim").touch()  # somebody else is at it
-    assert sweep.work(todo, lambda model: material, tmp_path, lambda line: None) == 1
-    assert made == [todo[1].name, todo[0].name], "the lower point first, and once"
-    assert "planted" in (tmp_path / f"{todo[2].name}.error").read_text()
-    sweep.release(tmp_path)
-    assert sweep.work(todo, lambda model: material, tmp_path, lambda line: None) == 1
-    assert made[2:] == [todo[3].name]
-
-
-# Command line
-
-
-def archives(folder: Path) -> None:
-    from test_train import archive
-
-    for name, number in (("train", 3), ("test", 1)):
-        archive(folder / f"{name}.tar.xz", number)
-
-
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(MODELS, "mobilenet", tiny)
-    checkpoint.save(tiny(), tmp_path / "start.safetensors")
-    archives(tmp_path)
-    out = tmp_path / "out"
-    command = ["train", "compress", "mobilenet", "--data", str(tmp_path), "--out", str(out), "--device", "cpu",
-               "--start", str(tmp_path / "start.safetensors"), "--epochs", "1", "--set", "batch=8"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", [*command, "--technique", "weight", "--level", "0.9"])
-    assert main() == 0
-    said = capsys.readouterr().out
-    assert "mobilenet-weight-magnitude-90-seed0: 30 images of train, judged by test" in said
-    assert "minutes in all on cpu" in said, "an estimate comes first"
-    record = json.loads((out / "mobilenet-weight-magnitude-90-seed0.json").read_text())
-    assert record["recipe"] == json.loads(json.dumps(asdict(replace(FineTune(), epochs=1, batch=8))))
-    assert record["accuracy"]["test"]["n"] == 10
-
-    monkeypatch.setattr(
-        sys, "argv", [*command, "--technique", "channel", "--level", "0.3", "--holdout", "1", "--seed", "4"]
-    )
-    assert main() == 0
-    record = json.loads((out / "mobilenet-channel-fisher-30-seed4.json").read_text())
-    assert (record["data"]["name"], record["seed"]) == ("train-without1", 4)
-    assert list(record["accuracy"]) == ["train-holdout1"]
-
-    for wrong, message in (
-        (["--technique", "weight"], "weight wants a level"),
-        (["--technique", "weight", "--level", "2"], "level is 2.0"),
-        (["--technique", "weight", "--level", ".5", "--set", "lr"], "wanted NAME=VALUE"),
-    ):
-        monkeypatch.setattr(sys, "argv", [*command, *wrong])
-        assert main() == 2
-        assert message in capsys.readouterr().err
-
-
-def test_without_a_gpu_the_cpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendUnavailable, match="finds no CUDA device; use --device cpu"):
-        compress("mobilenet", "weight", 0.9, tmp_path, tmp_path)
-    assert points_module.TRAINED not in "".join(path.name for path in tmp_path.iterdir())
-
-
-def test_hold_out_takes_the_last_of_each_class() -> None:
-    from refstack.train import _hold_out
-
-    rest, held = _hold_out(pictures(50), 2)
-    assert (len(rest), len(held)) == (30, 20)
-    assert sorted(held.names, key=int) == [str(i) for i in range(30, 50)]
-    assert not set(rest.names) & set(held.names)
-    for part in (rest, held):
-        assert np.array_equal(part.images, pictures(50).images[[int(name) for name in part.names]])
-    with pytest.raises(UsageError, match="holdout is 5 images a class"):
-        _hold_out(pictures(50), 5)

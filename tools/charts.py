@@ -10,6 +10,8 @@ import altair as alt
 from curves import NAMES, PAPER, VAL, Group, dense
 
 Row = dict[str, Any]
+SCATTERED = ("ternary", "int8", "half", "channel+ternary", "channel+int8", "weight+int8")
+"""Techniques whose points differ in no quantity that a curve could follow."""
 TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500]
 ORANGE, BLUE, GREEN, RED, PURPLE, BROWN, GREY, BLACK = (
     "#e08214", "#2166ac", "#1b7837", "#b2182b", "#762a83", "#8c510a", "#878787", "#000000",
@@ -61,7 +63,7 @@ def weights_left(found: Sequence[Group]) -> alt.VConcatChart:
             ]
             curve = PAPER[techniques[0]][model]
             rows += [{"x": 100 / (100 - x), "y": y, "series": "paper"} for x, y in curve if x < 100]
-            panels.append(panel(rows, f"{name}, {title}", "weights before / weights left", colours, [60, 96], model))
+            panels.append(panel(rows, f"{name}, {title}", "weights before / weights left", colours, [70, 96], model))
         lines.append(alt.hconcat(*panels))
     return alt.vconcat(*lines).resolve_scale(color="shared")
 
@@ -123,7 +125,8 @@ def panel(
     colour = alt.Color("series:N", title=None, scale=alt.Scale(domain=names, range=list(colours.values())))
     paper = "indexof(datum.series, 'paper') == 0"
     dash = alt.condition(paper, alt.value([4, 3]), alt.value([1, 0]))
-    line = base.mark_line(clip=True, strokeWidth=1.5).encode(across, up, colour, strokeDash=dash)
+    line = base.transform_filter({"field": "series", "oneOf": [each for each in names if each not in SCATTERED]})
+    line = line.mark_line(clip=True, strokeWidth=1.5).encode(across, up, colour, strokeDash=dash)
     full = base.transform_filter(f"!({paper})").mark_point(clip=True, filled=True, size=40, opacity=1)
     open_ = base.transform_filter(paper).mark_point(clip=True, filled=False, size=28, opacity=1)
     bars = base.transform_filter("isValid(datum.low)").mark_rule(clip=True, strokeWidth=2)

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import refstack as rs
 from refstack import checkpoint, datasets
 from refstack.compression.layers import recode
@@ -37,6 +39,7 @@ SHIPPED: dict[str, dict[str, float | None]] = {
     "channel": {"vgg16": 0.87, "resnet18": 0.93, "mobilenet": 0.9},
     "ternary": dict.fromkeys(MODELS, 0.05),
     "channel+ternary": {"vgg16": 0.87, "resnet18": 0.8, "mobilenet": 0.5},
+    "channel+int8": {"mobilenet": 0.9},
 }
 """Technique -> model -> level, the most wanted first."""
 
@@ -88,12 +91,16 @@ def network(path: Path, technique: str) -> Graph | None:
 
 def wanted(point: Point) -> bool:
     """Whether the point's weights are to be shipped."""
-    level = SHIPPED.get(point.technique, {}).get(point.model, -1)
-    return level == point.level and point.seed == 0 and point.method not in ("l1", "random")
+    levels = SHIPPED.get(point.technique, {})
+    meant = point.seed == 0 and point.method not in ("l1", "random")
+    return meant and point.model in levels and levels[point.model] == point.level
 
 
 def ship(point: Point, graph: Graph, golden: Mapping[str, Array], data: Path) -> Point:
-    """Write the network and what is known of it; the point with its files."""
+    """Write the network and what is known of it; the point with its files. Inputs are those of the dense network."""
+    if "logits" in golden and not np.array_equal(golden["inputs"], zoo.golden(point.model)["inputs"]):
+        raise SystemExit(f"{point.name}: its logits are of other inputs than those of data/{point.model}.golden")
+    golden = {name: array for name, array in golden.items() if name != "inputs"}
     stem = f"{point.model}-{point.technique}-{point.level:g}"
     file, golden_file = f"{stem}.safetensors", f"{stem}.golden.safetensors"
     checkpoint.save(dataclasses.replace(graph, meta={"point": point.name}), data / file, "float16")

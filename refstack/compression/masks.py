@@ -10,7 +10,7 @@ weight scores 1, so no layer is ever emptied. The training loop does the same on
 test holds it to this file.
 Source      Han et al., NIPS 2015 (magnitude); Lee et al.: Layer-Adaptive Sparsity for the Magnitude-Based Pruning,
             ICLR 2021 (lamp); Zhu, Gupta: To Prune, or Not to Prune, 2017 (ramp)
-Next: fisher.py
+Next: channel.py
 """
 
 from __future__ import annotations

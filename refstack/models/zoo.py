@@ -94,7 +94,8 @@ def checkpoint_path(model: str) -> Path:
 def golden(name: str) -> dict[str, Array]:
     """What PyTorch computed with a shipped network: inputs, logits, predictions and margins (train/publish.py).
 
-    Args        name    a model's, or a point's
+    Args        name    a model's, or a point's: its logits are for its model's inputs; int8 has predictions only, by
+                        refstack's own kernels
     """
     entry = vars(point(name)) if is_point(name) else _entry(name)
     if entry["golden"] is None:

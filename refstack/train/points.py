@@ -25,6 +25,8 @@ import numpy as np
 from refstack import checkpoint
 from refstack.compression import compress
 from refstack.compression.layers import layers, recode
+from refstack.compression.masks import Block
+from refstack.compression.structure import structure
 from refstack.datasets import Dataset, preprocess
 from refstack.errors import UsageError
 from refstack.formats import Bsr, Csr, Dense, Ternary, Weight
@@ -123,14 +125,14 @@ def produce(
         arrays = engine_golden(graph, material.judges)
     else:
         trained, used = _trained(point, network, material, recipe, report)
-        graph = halved(encode(trained, point.last))
+        graph = halved(encode(trained, point.last, tuple(used["block"])))
         arrays = golden(graph, material.judges, material.device)
         if point.technique == "channel":
             checkpoint.save(trained, out / f"{point.name}{TRAINED}.safetensors")
     record: dict[str, Any] = {
         **dataclasses.asdict(point),
         "recipe": used,
-        "layers": structure(graph),
+        "layers": [vars(layer) for layer in structure(graph)],
         "params": graph.params,
         "macs": graph.macs,
         "nnz": graph.nnz,
@@ -180,7 +182,7 @@ def _quantised(point: Point, network: Graph, images: Dataset) -> tuple[Graph, di
     return graph, {"calibration_images": len(chosen), "ranges": ranges, "seed": point.seed}
 
 
-def encode(trained: Graph, technique: str) -> Graph:
+def encode(trained: Graph, technique: str, block: Block) -> Graph:
     """The graph as it is run: folded, and in the format that the technique is for."""
     match technique:
         case "ternary":
@@ -188,8 +190,14 @@ def encode(trained: Graph, technique: str) -> Graph:
         case "weight":
             return recode(prepare(trained), Csr, prunable(trained))
         case "block":
-            return recode(prepare(trained), Bsr, prunable(trained))
+            return recode(prepare(trained), _blocks(prepare(trained), block, prunable(trained)))
     return prepare(trained)
+
+
+def _blocks(graph: Graph, block: Block, names: Sequence[str]) -> dict[str, Bsr]:
+    """The named layers' weights in the blocks in which they were pruned."""
+    weights = {node.name: node.weight for node in graph if node.name in names and node.weight is not None}
+    return {name: Bsr.encode(weight.decode(), block) for name, weight in weights.items()}
 
 
 def halved(graph: Graph) -> Graph:
@@ -204,18 +212,6 @@ def _halved(weight: Weight | None) -> Weight | None:
     if isinstance(weight, Dense | Csr | Bsr):
         return replace(weight, values=weight.values.astype(np.float16).astype(np.float32))
     return weight
-
-
-def structure(graph: Graph) -> list[dict[str, Any]]:
-    """Format, shape and non-zeros of every layer."""
-    lines = []
-    for node in layers(graph):
-        assert node.weight is not None
-        rows, cols = node.weight.shape
-        lines.append(
-            {"name": node.name, "format": node.weight.format, "rows": rows, "cols": cols, "nnz": node.weight.nnz}
-        )
-    return lines
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
