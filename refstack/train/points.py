@@ -71,7 +71,8 @@ class Point:
     @property
     def name(self) -> str:
         """The stem of its files."""
-        return f"{self.model}-{self.technique}-{self.method}-{100 * self.level:g}-seed{self.seed}"
+        level = "" if self.technique == "int8" else f"-{100 * self.level:g}"
+        return f"{self.model}-{self.technique}-{self.method}{level}-seed{self.seed}"
 
     @property
     def last(self) -> str:
@@ -131,6 +132,7 @@ def produce(
             checkpoint.save(trained, out / f"{point.name}{TRAINED}.safetensors")
     record: dict[str, Any] = {
         **dataclasses.asdict(point),
+        "level": None if point.technique == "int8" else point.level,
         "recipe": used,
         "layers": [vars(layer) for layer in structure(graph)],
         "params": graph.params,
