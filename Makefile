@@ -4,14 +4,20 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CIFAR10 ?= $(wildcard ../shared/cifar10)
 ARGS   ?=
+SEED   ?= $(shell date +%Y%m%d%H%M)
 
-.PHONY: bench test lint format clean
+.PHONY: bench test nightly lint format clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
+
+# Hours: a hundred times the examples, other draws every night. What failed is kept in .hypothesis and tried first.
+nightly: $(VENV)/.installed-test
+	@echo "make nightly SEED=$(SEED) repeats this run"
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest --hypothesis-seed=$(SEED) --timeout=7200 $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

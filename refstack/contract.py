@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refstack import ops
-from refstack.formats import Array, Csr, Dense, Half, Int8, activate
+from refstack.formats import Array, Dense, Int8, Ternary, activate
 from refstack.graph import Node
 from refstack.kernels import Reorder
 from refstack.reference import layer
@@ -47,32 +47,34 @@ class Bound:
     limit       the largest error allowed
     scale       S
     terms       n
+    reach       what a partial sum may grow to: S, or more where a scale comes after the sum
     """
 
     value: Array
     limit: Array
     scale: Array
     terms: Array
+    reach: Array
     exact: bool
 
     @property
     def indeterminate(self) -> Array:
-        """Elements whose sum may overflow in one order and not in another: S reaches the largest float32."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            s = np.broadcast_to(self.scale, self.value.shape)
-            return np.asarray(np.isfinite(s) & (s * (1 + 2.0**-10) >= np.finfo(np.float32).max))
+        """Elements whose sum may overflow in one order and not in another: reach is the largest float32 or more."""
+        reach = np.broadcast_to(self.reach, self.value.shape)
+        return np.asarray(reach * (1 + 2.0**-10) >= np.finfo(np.float32).max)
 
 
 def bound(node: Node, inputs: tuple[Array, ...]) -> Bound:
     """What `node` may give for these inputs (nchw, as the kernel saw them)."""
     zero = np.zeros(())
     if isinstance(node.op, Reorder):
-        return Bound(inputs[0], zero, zero, zero, exact=True)
+        return Bound(inputs[0], zero, zero, zero, zero, exact=True)
     if isinstance(node.op, ONE_ROUNDING) or isinstance(node.weight, Int8):
-        return Bound(layer(node, *inputs), zero, zero, zero, exact=True)
+        return Bound(layer(node, *inputs), zero, zero, zero, zero, exact=True)
     x = inputs[0].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        return Bound(layer(node, x), *_limit(node, x), exact=False)
+        limit, scale, terms = _limit(node, x)
+        return Bound(layer(node, x), limit, scale, terms, _reach(node, x, scale), exact=False)
 
 
 def _limit(node: Node, x: Array) -> tuple[Array, Array, Array]:
@@ -100,17 +102,29 @@ def _limit(node: Node, x: Array) -> tuple[Array, Array, Array]:
 
 
 def _sum_of_products(node: Node, x: Array) -> tuple[Array, Array, Array]:
-    """gamma(n + c) * S * (1 + 2**-20) + n * 2**-150, S, n."""
+    """gamma(n + c) * S * (1 + 2**-20) + n * 2**-150, S, n.
+
+    S is that of the finite inputs: where others take part R is not finite, and must be met exactly or not at all.
+    """
     assert node.weight is not None
-    matrix = node.weight.decode()
-    # a zero that is not stored annihilates even infinity; on finite inputs the two formats agree and dense is faster
-    stored = Dense if isinstance(node.weight, Dense | Half) or np.isfinite(x).all() else Csr
+    matrix, x = node.weight.decode(), np.where(np.isfinite(x), x, 0)
     linear_op = replace(node.op, activation=None)  # type: ignore[call-arg]
     bias = node.bias if node.bias is not None else np.zeros(matrix.shape[0], np.float32)
-    absolute = replace(node, op=linear_op, weight=stored.encode(np.abs(matrix)), bias=np.abs(bias))
-    pattern = replace(node, op=linear_op, weight=stored.encode(matrix != 0), bias=(bias != 0).astype(np.float32))
+    absolute = replace(node, op=linear_op, weight=Dense.encode(np.abs(matrix)), bias=np.abs(bias))
+    pattern = replace(node, op=linear_op, weight=Dense.encode(matrix != 0), bias=(bias != 0).astype(np.float32))
     s, n = layer(absolute, np.abs(x)), layer(pattern, (x != 0).astype(np.float64))
     return gamma(n + node.weight.roundings) * s * (1 + 2.0**-20) + n * 2.0**-150, s, n
+
+
+def _reach(node: Node, x: Array, scale: Array) -> Array:
+    """S, or for ternary weights, which are multiplied by their scale at the end, the sum of |x| if that is more."""
+    weight = node.weight
+    if not isinstance(weight, Ternary):
+        return scale
+    unscaled = replace(weight, scales=np.ones(2, np.float32))
+    plain = replace(node, op=replace(node.op, activation=None), weight=unscaled, bias=None)  # type: ignore[call-arg]
+    plain = replace(plain, weight=Dense.encode(np.abs(unscaled.decode())))
+    return np.maximum(scale, layer(plain, np.abs(np.where(np.isfinite(x), x, 0))))
 
 
 def textbook(node: Node, x: Array, places: Array) -> Array:

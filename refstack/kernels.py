@@ -238,6 +238,7 @@ class Kernel:
     scratch     case -> bytes of working memory, valid during one call
     blocks      sizes at which the code takes another path (vector width, register tile ..): tests go around them
     exact       integer data below 2**24 gives the exact integer result
+    nonfinite   what NaN and infinities in x do: "exact", what the reference says; "spreads", the same and more of them
     """
 
     op: str
@@ -251,6 +252,7 @@ class Kernel:
     scratch: Callable[[Case], int] = lambda case: 0
     blocks: tuple[int, ...] = ()
     exact: bool = True
+    nonfinite: str = "exact"
     summary: str = ""
 
     @property

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 from threadpoolctl import threadpool_limits
 
+# dev      what a developer waits for, other draws every time
+# ci       the same draws every time: per row of the registry, of which a layer in a format has three to six
+# nightly  explores: make nightly prints the seed, SEED=... repeats it; what it finds becomes an @example or a test
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
-settings.register_profile("dev", max_examples=40, **COMMON)
+EXPLORING = {"derandomize": False, "database": DirectoryBasedExampleDatabase(".hypothesis/examples"), **COMMON}
+settings.register_profile("dev", max_examples=40, **EXPLORING)
 settings.register_profile("ci", max_examples=60, derandomize=True, database=None, **COMMON)
-settings.register_profile("nightly", max_examples=5000, **COMMON)
+settings.register_profile("nightly", max_examples=5000, **EXPLORING)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
@@ -28,7 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     folder = config.getoption("--cifar10") or "not given, its tests are skipped"
-    return f"cifar10: {folder}; hypothesis profile: {settings.get_current_profile_name()}"
+    profile, seed = settings.get_current_profile_name(), config.getoption("--hypothesis-seed", None)
+    drawn = f"seed {seed}" if seed else "the same draws every time" if settings().derandomize else "a seed of its own"
+    return f"cifar10: {folder}; hypothesis profile: {profile}, {drawn}"
 
 
 @pytest.fixture(scope="session")

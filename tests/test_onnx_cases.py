@@ -18,6 +18,7 @@ from onnx_cases import Translated, Untranslatable, translate
 
 from refstack import ops
 from refstack.compare import check
+from refstack.contract import bound
 from refstack.formats import Csr, Dense, Ternary
 from refstack.graph import Node
 
@@ -159,11 +160,12 @@ def test_case(name: str) -> None:
     """ONNX's answer and that of every row that takes the case are what the contract allows."""
     theirs, backends = translated(name), set()
     for node in formats(theirs.node):
-        said = check(node, theirs.inputs, theirs.wanted, "onnx", name)
+        allowed = bound(node, theirs.inputs)
+        said = check(node, theirs.inputs, theirs.wanted, "onnx", name, allowed)
         assert said.passed, str(said)
         able = [row for row in ROWS if takes(row, case(node, theirs.inputs))]
         for row in able:
-            found = check(node, theirs.inputs, run(row, node, *theirs.inputs), row.name, name)
+            found = check(node, theirs.inputs, run(row, node, *theirs.inputs), row.name, name, allowed)
             assert found.passed, str(found)
         backends |= {row.backend for row in able}
     assert {row.backend for row in ROWS} - {"blas"} <= backends
@@ -179,8 +181,10 @@ def test_typed_case(name: str) -> None:
 
 @pytest.mark.parametrize(("reason", "names"), SKIPPED.items(), ids=lambda value: value if value in SKIPPED else "")
 def test_skipped_cases(reason: str, names: str) -> None:
-    """A case is left out for the reason that is written down."""
-    for name in names.split():
+    """A case is left out for the reason that is written down (older versions of onnx lack some)."""
+    existing = [name for name in names.split() if f"test_{name}" in onnx_cases.cases()]
+    assert existing
+    for name in existing:
         with pytest.raises(Untranslatable, match=reason):
             translated(name)
 

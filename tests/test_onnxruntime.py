@@ -15,7 +15,8 @@ from strategies import problems
 
 import refstack as rs
 from refstack import datasets, ops
-from refstack.compare import Check, U, check
+from refstack.compare import Check, check
+from refstack.contract import U
 from refstack.formats import Array, Int8, Quant
 from refstack.graph import INPUT, Graph, Node
 from refstack.kernels import Kernel

@@ -241,3 +241,30 @@ def test_row_that_accepts_nothing_is_inconclusive() -> None:
     found = verdict(Kernel("relu", "float32", "numpy", "idle", None, (lambda case: "never",)), examples=5, seed=0)
     assert (found.state, found.cases) == ("INCONCLUSIVE", 0)
     assert "0 problems were accepted" in found.reason
+
+
+def spreading(step: Step) -> None:
+    """NaN in the first output where the input has one anywhere."""
+    step.output[...] = layer(step.node, *step.inputs)
+    if np.isnan(step.inputs[0]).any():
+        step.output.flat[0] = np.nan
+
+
+def hiding(step: Step) -> None:
+    """What is not a number becomes one."""
+    step.output[...] = np.nan_to_num(layer(step.node, *step.inputs))
+
+
+@pytest.mark.parametrize(
+    ("run", "declared", "state"),
+    [
+        (spreading, "exact", "FAIL"),
+        (spreading, "spreads", "PASS"),
+        (hiding, "exact", "FAIL"),
+        (hiding, "spreads", "FAIL"),
+    ],
+)
+def test_rows_are_held_to_what_they_say_of_nan(run: Callable[[Step], None], declared: str, state: str) -> None:
+    found = verdict(replace(row(run, "planted"), nonfinite=declared), examples=60, seed=0)
+    assert found.state == state, found
+    assert found.case.endswith("@special") or state == "PASS"

@@ -194,7 +194,17 @@ def kernels() -> tuple[Kernel, ...]:
         rows += [
             Kernel(op, "csr", NAME, "scipy", sparse, (is_ungrouped,), pack=pack_csr),
             Kernel(op, "bsr", NAME, "scipy", blocks, (is_ungrouped,), pack=pack_bsr, blocks=(16,)),
-            Kernel(op, "ternary", NAME, "signs", signs, (is_ungrouped,), pack=pack_ternary, blocks=(BLOCK,)),
+            Kernel(
+                op,
+                "ternary",
+                NAME,
+                "signs",
+                signs,
+                (is_ungrouped,),
+                pack=pack_ternary,
+                blocks=(BLOCK,),
+                nonfinite="spreads",
+            ),
         ]
     rows += [Kernel(op, "float32", NAME, "numexpr", pointwise) for op in ("relu", "add")]
     rows += [Kernel("maxpool", dtype, NAME, "taps", maxpool) for dtype in ("float32", "int8")]

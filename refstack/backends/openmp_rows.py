@@ -147,13 +147,16 @@ def _row(name: str, run: str, summary: str, **fields: Any) -> Kernel:
 def _tiles(v: int) -> dict[str, Any]:
     """What all rows on register tiles share: blocked channels in and out."""
     lanes = f"nchw{v}c"
-    return {"needs": (one_group, stride_at_most(2)), "layouts": (lanes, lanes), "blocks": (v, 4, 6, 8, 12)}
+    return {
+        "needs": (one_group, stride_at_most(2)), "layouts": (lanes, lanes), "blocks": (v, 4, 6, 8, 12),
+        "nonfinite": "spreads",  # lanes beyond c and k multiply zeros
+    }  # fmt: skip
 
 
 def _stem(v: int) -> dict[str, Any]:
     """The first layer: few plain channels in, blocked channels out."""
     needs = (one_group, stride_at_most(2), channels_below(v))
-    return {"needs": needs, "layouts": ("nchw", f"nchw{v}c"), "blocks": (v, 4, 6, 8, 12)}
+    return {**_tiles(v), "needs": needs, "layouts": ("nchw", f"nchw{v}c")}
 
 
 def _map(v: int) -> dict[str, Any]:
@@ -161,7 +164,7 @@ def _map(v: int) -> dict[str, Any]:
 
 
 def _depthwise(v: int) -> dict[str, Any]:
-    return {**_tiles(v), "needs": (depthwise,), "blocks": (v, 2, 4, 8)}
+    return {**_tiles(v), "needs": (depthwise,), "blocks": (v, 2, 4, 8), "nonfinite": "exact"}
 
 
 def _dense(v: int) -> tuple[Kernel, ...]:
@@ -197,7 +200,7 @@ def _ternary(v: int) -> tuple[Kernel, ...]:
         *wide(v, _row("conv2d.ternary.map", "conv2d_ternary_map", "a whole 4x4 or 2x2 map in registers, 2-bit codes",
                       pack=partial(packing.ternary_map, v), **_map(v))),
         _row("conv2d.ternary.depthwise", "conv2d_dense_depthwise", "decoded: few weights, so their bytes do not matter",
-             pack=partial(packing.depthwise, v), **_depthwise(v)),
+             pack=partial(packing.depthwise, v), **_depthwise(v) | {"nonfinite": "spreads"}),
         _row("conv2d.ternary.planar", "conv2d_ternary_planar", "two lists of taps, no multiplications",
              needs=(offsets_fit, density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
              scratch=partial(planes, v), blocks=(v, 2, 4, 8)),
@@ -228,7 +231,7 @@ def _linear(v: int) -> tuple[Kernel, ...]:
         _row("linear.csr.direct", "linear_csr_direct", "a stored weight at a time",
              pack=packing.csr_linear, blocks=(4,)),
         _row("linear.ternary.blocked", "linear_ternary_blocked", "a vector of features from each word of codes",
-             pack=partial(packing.ternary_linear, v), blocks=(v, 4)),
+             pack=partial(packing.ternary_linear, v), blocks=(v, 4), nonfinite="spreads"),
         _row("linear.int8.blocked", "linear_int8_blocked", "four-byte dot products, a vector of features at a time",
              pack=partial(packing.int8_linear, v), scratch=offset_vectors, blocks=(v, 4, 16)),
     )  # fmt: skip

@@ -50,6 +50,21 @@ class Seeded:
         return options[self.integer(0, len(options) - 1)]
 
 
+class First:
+    """Makes the first choice itself, number `index` of its options all around; another makes the rest."""
+
+    def __init__(self, index: int, choose: Choose) -> None:
+        self.index: int | None = index
+        self.choose = choose
+
+    def integer(self, low: int, high: int) -> int:
+        index, self.index = self.index, None
+        return self.choose.integer(low, high) if index is None else low + index % (high - low + 1)
+
+    def among(self, options: Sequence[T]) -> T:
+        return options[self.integer(0, len(options) - 1)]
+
+
 @dataclass(frozen=True)
 class Problem:
     """A case and what its arrays are filled with. The case's density is what is asked for, not yet what is drawn.
@@ -191,15 +206,16 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """Padding on some sides only, none at all, or beyond the window; rows of whole vectors."""
-    r, s = choose.among(((1, 1), (1, 3), (3, 1), (3, 3), (1, 7), (2, 2)))
-    pd = (choose.among((0, (r - 1) // 2, r)), choose.among((0, (s - 1) // 2, s)))
-    more = (choose.among((pd[0], 0, r - 1)), choose.among((pd[1], s - 1 - pd[1] if s > pd[1] else 0)))
-    p, q = choose.integer(1, 5), choose.among((1, max(blocks), 2 * max(blocks), 7))
-    h, w = p + r - 1 - pd[0] - more[0], q + s - 1 - pd[1] - more[1]
+    """Each side with padding of its own: none, half the window, all of it; rows of whole vectors, before or after."""
+    window, lane = choose.among(((1, 1), (1, 3), (3, 1), (3, 3), (1, 7), (2, 2))), max(blocks)
+    (r, s), whole = window, choose.among((0, 1))
+    top, bottom = (choose.among((0, (r - 1) // 2, r)) for _ in range(2))
+    left, right = (choose.among((0, (s - 1) // 2, s)) for _ in range(2))
+    h, w = choose.integer(1, 5) + r, max(s, choose.among((1, lane, 2 * lane, 7 + s)))
+    if not whole:  # the output's rows instead
+        w = max(1, w + s - 1 - left - right)
     c, k = sizes(choose, blocks, 2, 2**10)
-    padding = (pd[0], pd[1], more[0], more[1])
-    return ops.Conv2d((r, s), (1, 1), padding, (1, 1), k, 1, activation(choose)), ((1, c, max(1, h), max(1, w)),)
+    return ops.Conv2d(window, (1, 1), (top, left, bottom, right), (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
 
 
 def conv_depthwise_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:

@@ -3,7 +3,7 @@
     integer     every sum of products, in every order, is an integer below 2**24, so float32 has only one answer
     impulse     one power of two a filter: the output is one input times that power, bit for bit
     the others  real numbers of a certain kind, held to the error bound
-    special     NaN, infinities, -0, subnormal and huge activations, for layers that select or round once
+    special     NaN, infinities, -0, subnormal and huge activations
 For int8, whose every answer is exact: integer (all values), extremes (the ends of the range, where 16 bits overflow),
 largest (the largest sums, where float32 is not exact), ties (small sums on coarse grids, so that halves are rounded).
 Integers show wrong taps, tails, strides, groups and double counting; impulses show inputs that were rounded; reals show
@@ -68,7 +68,7 @@ def fills(op: str, format: str) -> tuple[str, ...]:
     if format == "int8":
         return ("integer", "extremes", "largest", "ties") if weighted else ("integer", "extremes")
     if weighted:
-        return ("integer", "impulse", *REAL)
+        return ("integer", "impulse", *REAL, "special")
     return ("integer", *REAL, "special") if op in SELECTING else ("integer", *REAL)
 
 
@@ -229,4 +229,4 @@ def _bias(problem: Problem, weight: Weight) -> Array:
         return (rng.standard_normal(rows) * weight.unit * (3 if problem.fill == "ties" else 1000)).astype(np.float32)
     if problem.fill == "integer":
         return rng.integers(-(2**20), 2**20 + 1, rows).astype(np.float32)
-    return REAL[problem.fill](rng, (rows,)).astype(np.float32)
+    return REAL.get(problem.fill, REAL["normal"])(rng, (rows,)).astype(np.float32)

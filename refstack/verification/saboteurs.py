@@ -161,8 +161,8 @@ def nondeterministic() -> Callable[[Step], None]:
 
 
 def row(run: Callable[[Step], None], name: str) -> Kernel:
-    """A dense convolution that the numpy backend runs."""
-    return Kernel("conv2d", "dense", "numpy", name, run, blocks=(4,))
+    """A dense convolution that the numpy backend runs. Groups multiply each other's zeros, so NaN spreads."""
+    return Kernel("conv2d", "dense", "numpy", name, run, blocks=(4,), nonfinite="spreads")
 
 
 def honest_row() -> Kernel:

@@ -73,9 +73,14 @@ class Verdict:
 
 
 def problems(row: Kernel, count: int, seed: int) -> list[Problem]:
-    """`count` problems for a row (fewer if it refuses nearly all), its fills in turn. The same for the same seed."""
-    words = fills(row.op, row.format)
-    drawn = (draw(row, Seeded(seed, i, zlib.crc32(row.name.encode())), words[i % len(words)]) for i in range(count))
+    """`count` problems for a row (fewer if it refuses nearly all), its fills and families in turn.
+
+    The same for the same seed.
+    """
+    words, name = fills(row.op, row.format), zlib.crc32(row.name.encode())
+    drawn = (
+        draw(row, Seeded(seed, i, name), words[i % len(words)], i + i // len(words)) for i in range(count)
+    )  # fmt: skip
     return [problem for problem in drawn if problem is not None]
 
 
