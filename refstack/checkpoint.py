@@ -1,13 +1,16 @@
 """Graphs on disk: one safetensors file holds the tensors and, as strict JSON, the structure. No code is ever loaded.
 
-    tensors     <node>.weight               dense matrix (rows, cols), float32 or, to halve the file, float16
+    tensors     <node>.weight               dense matrix (rows, cols), float32 or float16
                 <node>.weight.<field>       each array of any other format
                 <node>.bias  .mean  .var    float32
     metadata    "refstack" -> {"version", "name", "input_shape", "nodes", "meta"}
                 a node: name, op, attributes, inputs, format and its numbers
 
+A float16 file holds matrices in half precision, and csr and bsr packed (formats/packed.py); ternary, int8 and half are
+small already. Loading gives the ordinary formats back, with float16's values.
+
 A file is hostile until it is proved sound: header first, then sizes, then structure, then every value.
-Layout      container.py
+Layout      container.py, formats/packed.py
 """
 
 from __future__ import annotations
@@ -29,10 +32,13 @@ from refstack.container import MAX_AXES, keys
 from refstack.errors import FormatError, RefstackError, ResourceError, UsageError
 from refstack.formats import FORMATS, Array, Dense, Int8, Quant, Weight
 from refstack.formats.base import require_finite
+from refstack.formats.half import to_float16
+from refstack.formats.packed import PACKED
 from refstack.graph import INPUT, Graph, Node
 from refstack.ops import OPS, BatchNorm, Concat, Flatten, MaxPool2d, Quantize, Window
 
 VERSION = 1
+Dtype = Literal["float32", "float16"]
 VECTORS = ("bias", "mean", "var")
 MAX_NODES = 10_000
 MAX_WINDOW = 4096
@@ -40,31 +46,32 @@ LARGEST = 2**31 - 1
 """Kernels index with int32: the bound of every integer, of every activation of one image, of every weight matrix."""
 
 
-def save(graph: Graph, path: str | os.PathLike[str], dtype: Literal["float32", "float16"] = "float32") -> None:
+def save(graph: Graph, path: str | os.PathLike[str], dtype: Dtype = "float32") -> None:
     """Write `graph`, all of it or nothing: the file appears under its name only when it is complete and on disk.
 
-    Args        dtype   "float16" stores the dense matrices of convolutions and linear layers in half the bytes
+    Args        dtype   "float16" rounds the weights of convolutions and linear layers, and packs sparse ones
     Raises      ResourceError no space left (an older file stays); FormatError a weight float16 cannot hold;
                 ShapeError, FormatError the graph is not sound
     """
-    if dtype not in ("float32", "float16"):
-        raise UsageError(f"checkpoint: dtype {dtype!r}, wanted float32 or float16")
     graph.check()
     tensors: dict[str, Array] = {}
     for node in graph:
-        for name, array in _arrays(node).items():
+        for name, array in _arrays(node, _half(dtype)).items():
             if name in tensors:
                 raise FormatError(f"{graph.name}: two tensors would be called {name!r}; rename node {node.name!r}")
-            half = dtype == "float16" and isinstance(node.weight, Dense) and name == f"{node.name}.weight"
-            half = half and not isinstance(node.op, BatchNorm)
-            tensors[name] = _to_float16(array, name) if half else np.ascontiguousarray(array)
+            tensors[name] = np.ascontiguousarray(array)
     try:
-        text = json.dumps(_describe(graph), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(_describe(graph, _half(dtype)), allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(
             f"{graph.name}: attributes or meta are not JSON ({error}); use numbers, words, lists"
         ) from None
     container.write(Path(path), tensors, text)
+
+
+def stored_bytes(graph: Graph, dtype: Dtype = "float32") -> int:
+    """Bytes of all tensors that `save` writes: encodings with their indices and scales, biases, statistics."""
+    return sum(array.nbytes for node in graph for array in _arrays(node, _half(dtype)).values())
 
 
 def load(path: str | os.PathLike[str]) -> Graph:
@@ -100,25 +107,34 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
         raise FormatError(f"{path}: {error}") from None
 
 
-def _to_float16(matrix: Array, name: str) -> Array:
-    with np.errstate(over="ignore"):  # overflow is what is looked for
-        half = matrix.astype(np.float16)
-    over = ~np.isfinite(half)
-    if over.any():
-        at = tuple(int(i) for i in np.argwhere(over)[0])
-        raise FormatError(f"{name}: {int(over.sum())} values overflow float16, first {matrix[at]} at {at}; use float32")
-    return half
+def _half(dtype: Dtype) -> bool:
+    if dtype not in ("float32", "float16"):
+        raise UsageError(f"checkpoint: dtype {dtype!r}, wanted float32 or float16")
+    return dtype == "float16"
 
 
 # Structure: what is written beside the tensors, and back
 
 
-def _arrays(node: Node) -> dict[str, Array]:
-    """A node's arrays by tensor name."""
+def _encoding(node: Node, half: bool) -> Any:
+    """What the file holds of a node's weight: itself, or the packed form of a sparse one."""
+    assert node.weight is not None
+    if half and node.weight.format in PACKED:
+        return PACKED[node.weight.format].pack(node.weight, f"{node.name}.weight.values")  # type: ignore[arg-type]
+    return node.weight
+
+
+def _arrays(node: Node, half: bool) -> dict[str, Array]:
+    """A node's arrays by tensor name, as they are written."""
     found: dict[str, Array] = {}
     if node.weight is not None:
-        for field, array in node.weight.arrays().items():
-            found[_tensor(node.name, node.weight.format, field)] = array
+        encoding = _encoding(node, half)
+        for field in dataclasses.fields(encoding):
+            array = getattr(encoding, field.name)
+            if isinstance(array, np.ndarray):
+                name = _tensor(node.name, encoding.format, field.name)
+                rounded = half and isinstance(encoding, Dense) and not isinstance(node.op, BatchNorm)
+                found[name] = to_float16(array, name) if rounded else array
     vectors = {f"{node.name}.{name}": getattr(node, name) for name in VECTORS}
     return found | {name: array for name, array in vectors.items() if array is not None}
 
@@ -127,21 +143,22 @@ def _tensor(node: str, format: str, field: str) -> str:
     return f"{node}.weight" if format == Dense.format else f"{node}.weight.{field}"
 
 
-def _describe(graph: Graph) -> dict[str, Any]:
+def _describe(graph: Graph, half: bool) -> dict[str, Any]:
     nodes = []
     for node in graph:
         entry: dict[str, Any] = {"name": node.name, "op": node.op.name, "inputs": node.inputs}
         entry["attributes"] = dataclasses.asdict(node.op)
         if node.weight is not None:
-            entry["weight"] = {"format": node.weight.format} | _numbers(node.weight)
+            encoding = _encoding(node, half)
+            entry["weight"] = {"format": encoding.format} | _numbers(encoding)
         nodes.append(entry)
     meta = dict(graph.meta)
     return {"version": VERSION, "name": graph.name, "input_shape": graph.input_shape, "nodes": nodes, "meta": meta}
 
 
-def _numbers(weight: Weight) -> dict[str, Any]:
+def _numbers(encoding: Any) -> dict[str, Any]:
     """The fields that are not arrays: csr's columns, int8's grids."""
-    fields = {field.name: getattr(weight, field.name) for field in dataclasses.fields(weight)}
+    fields = {field.name: getattr(encoding, field.name) for field in dataclasses.fields(encoding)}
     return {
         name: dataclasses.asdict(value) if isinstance(value, Quant) else value
         for name, value in fields.items()
@@ -162,10 +179,10 @@ def _rebuild(structure: Any, tensors: dict[str, Array]) -> Graph:
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_NODES:
         raise FormatError(f"metadata: nodes must be a list of 1 to {MAX_NODES}")
     input_shape = tuple(_typed(size, int, "input_shape") for size in shape)
-    nodes = tuple(_node(entry, tensors, f"node {i}") for i, entry in enumerate(entries))
-    claimed = {name for node in nodes for name in _arrays(node)}
-    if set(tensors) != claimed:
-        stray = sorted(set(tensors) - claimed)
+    left = dict(tensors)
+    nodes = tuple(_node(entry, left, f"node {i}") for i, entry in enumerate(entries))
+    if left:
+        stray = sorted(left)
         raise FormatError(f"tensor {stray[0]!r:.80} belongs to no node ({len(stray)} such tensors)")
     graph = Graph(_name(structure["name"], "metadata"), input_shape, nodes, meta)
     graph.check()
@@ -174,7 +191,8 @@ def _rebuild(structure: Any, tensors: dict[str, Array]) -> Graph:
     return graph
 
 
-def _node(entry: Any, tensors: Mapping[str, Array], where: str) -> Node:
+def _node(entry: Any, tensors: dict[str, Array], where: str) -> Node:
+    """A node, its arrays taken out of `tensors`."""
     extra = {"weight"} if isinstance(entry, dict) and "weight" in entry else set()
     keys(entry, {"name", "op", "inputs", "attributes"} | extra, where)
     name = _name(entry["name"], where)
@@ -188,29 +206,31 @@ def _node(entry: Any, tensors: Mapping[str, Array], where: str) -> Node:
     if isinstance(op, Window) and max(*op.kernel, *op.stride, *op.padding, *op.dilation) > MAX_WINDOW:
         raise FormatError(f"{where}: kernel, stride, padding and dilation may be {MAX_WINDOW} at most, got {op}")
     weight = _weight(name, entry["weight"], tensors, op) if extra else None
-    vectors = {vector: tensors.get(f"{name}.{vector}") for vector in VECTORS}
+    vectors = {vector: tensors.pop(f"{name}.{vector}", None) for vector in VECTORS}
     return Node(name, op, inputs, weight, **vectors)
 
 
-def _weight(node: str, entry: Any, tensors: Mapping[str, Array], op: Any) -> Weight:
+def _weight(node: str, entry: Any, tensors: dict[str, Array], op: Any) -> Weight:
     where = f"node {node!r}: weight"
-    if not isinstance(entry, dict) or entry.get("format") not in list(FORMATS):
+    encodings: dict[str, Any] = FORMATS | {packed.format: packed for packed in PACKED.values()}
+    if not isinstance(entry, dict) or entry.get("format") not in list(encodings):
         got = entry.get("format") if isinstance(entry, dict) else entry
-        raise FormatError(f"{where}: unknown format {got!r:.60}, wanted one of {', '.join(FORMATS)}")
+        raise FormatError(f"{where}: unknown format {got!r:.60}, wanted one of {', '.join(encodings)}")
     numbers = {key: value for key, value in entry.items() if key != "format"}
-    format = FORMATS[entry["format"]]
-    hints = typing.get_type_hints(format)
+    kind = encodings[entry["format"]]
+    hints = typing.get_type_hints(kind)
     arrays: dict[str, Array] = {}
-    for field in dataclasses.fields(format):
+    for field in dataclasses.fields(kind):
         if hints[field.name] == Array:
-            name = _tensor(node, format.format, field.name)
+            name = _tensor(node, kind.format, field.name)
             if name not in tensors:
                 raise FormatError(f"{where}: tensor {name!r} is missing from the file")
-            arrays[field.name] = tensors[name]
-    if format is Dense and not isinstance(op, BatchNorm) and arrays["values"].dtype == np.float16:
+            arrays[field.name] = tensors.pop(name)
+    if kind is Dense and not isinstance(op, BatchNorm) and arrays["values"].dtype == np.float16:
         arrays["values"] = arrays["values"].astype(np.float32)
-    weight: Weight = _dataclass(format, numbers, where, arrays)
+    encoding = _dataclass(kind, numbers, where, arrays)
     try:
+        weight: Weight = encoding if isinstance(encoding, Weight) else encoding.unpack()
         weight.check()
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from None

@@ -142,6 +142,8 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
             raise FormatError(f"{where}: {what} {values!r:.60}, wanted a list of sizes")
     if len(shape) > MAX_AXES or len(offsets) != 2:
         raise FormatError(f"{where}: {len(shape)} axes and {len(offsets)} offsets, wanted at most {MAX_AXES} and 2")
+    if math.prod(max(1, axis) for axis in shape) >= 2**40:  # NumPy refuses such strides even if an axis of 0 is there
+        raise FormatError(f"{where}: shape {shape!r:.60} is too large")
     size = math.prod(shape) * DTYPES[entry["dtype"]]
     if offsets[1] - offsets[0] != size:
         raise FormatError(f"{where}: {offsets[1] - offsets[0]} bytes stored, {entry['dtype']} {shape} takes {size}")

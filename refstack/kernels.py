@@ -221,7 +221,7 @@ def case_of(node: Node, inputs: tuple[Shape, ...], dtype: type[np.generic], outp
         node.op,
         weight.format if weight is not None else np.dtype(dtype).name,
         inputs,
-        weight.density if weight is not None and weight.format in ("csr", "ternary") else 1.0,
+        weight.density if weight is not None and weight.sparse else 1.0,
         np.dtype(output).name,
         node.bias is not None,
     )
@@ -238,6 +238,7 @@ class Kernel:
     scratch     case -> bytes of working memory, valid during one call
     blocks      sizes at which the code takes another path (vector width, register tile ..): tests go around them
     exact       integer data below 2**24 gives the exact integer result
+    algorithm   whose error bound it is held to: direct (each product once, in any order), winograd2, winograd4
     nonfinite   what NaN and infinities in x do: "exact", what the reference says; "spreads", the same and more of them
     """
 
@@ -252,6 +253,7 @@ class Kernel:
     scratch: Callable[[Case], int] = lambda case: 0
     blocks: tuple[int, ...] = ()
     exact: bool = True
+    algorithm: str = "direct"
     nonfinite: str = "exact"
     summary: str = ""
 

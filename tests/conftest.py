@@ -25,6 +25,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Given with "=": a folder that stands alone would move pytest's root, and with it this file, out of sight."""
     parser.addoption("--cifar10", metavar="DIR", help="folder with CIFAR-10 archives, for the tests that read images")
+    words = (
+        "images on which the NumPy engine must give a shipped network's recorded class (default 10; 1000 takes long)"
+    )
+    parser.addoption("--numpy-images", metavar="N", type=int, default=10, help=words)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

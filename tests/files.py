@@ -12,7 +12,7 @@ import pytest
 
 from refstack import checkpoint, ops
 from refstack.errors import FormatError
-from refstack.formats import Csr, Dense, Int8, Quant, Ternary, Weight
+from refstack.formats import Bsr, Csr, Dense, Half, Int8, Quant, Ternary, Weight
 from refstack.graph import INPUT, Graph, Node
 
 GRID, NEXT = Quant(0.5, -3), Quant(0.25, -128)
@@ -36,12 +36,15 @@ def every() -> Graph:
 
     sparse = np.where(rng.random((4, 36)) < 0.3, matrix(4, 36), 0)
     signs = rng.integers(-1, 2, (4, 4))
+    blocks = np.random.default_rng(1).standard_normal((6, 36)) * (np.arange(36) % 5 == 1)
     nodes = (
         conv("a", INPUT, Dense.encode(matrix(4, 18)), 4, active="relu6"),
         Node("bn", ops.BatchNorm(1e-3), ("a",), Dense.encode(matrix(4, 1)), vector(4), vector(4), vector(4)),
         Node("relu", ops.ReLU(), ("bn",)),
         conv("b", "relu", Csr.encode(sparse), 4),
-        conv("c", "b", Ternary.encode(np.where(signs > 0, 0.5, np.where(signs < 0, -0.7, 0))), 4, 1),
+        conv("s", "b", Bsr.encode(blocks, (4, 1)), 6),
+        conv("h", "s", Half.encode(matrix(4, 6)), 4, 1),
+        conv("c", "h", Ternary.encode(np.where(signs > 0, 0.5, np.where(signs < 0, -0.7, 0))), 4, 1),
         Node("add", ops.Add("relu"), ("c", "relu")),
         Node("cat", ops.Concat(), ("add", "b")),
         Node("mean", ops.AvgPool2d((2, 2), (1, 1), (1, 0, 0, 1), count_include_pad=True), ("cat",)),

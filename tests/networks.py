@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from refstack import ops
-from refstack.formats import Array, Dense
+from refstack.compression import compress
+from refstack.compression.layers import recode
+from refstack.formats import Array, Bsr, Csr, Dense
 from refstack.graph import Graph
 from refstack.models.builder import Builder
 
@@ -74,3 +76,20 @@ def matrix(graph: Graph, name: str) -> np.ndarray:
 def formats(graph: Graph) -> dict[str, str]:
     """Formats of convolutions and linear layers by name."""
     return {n.name: n.weight.format for n in graph if n.weight and isinstance(n.op, ops.Conv2d | ops.Linear)}
+
+
+def like_trained(technique: str, source: Graph) -> Graph:
+    """A network like a trained point's; for two techniques, one after the other."""
+    if technique == "block":
+        dense = compress(source, "weight", 0.0)
+        names = [node.name for node in dense if isinstance(node.weight, Csr)]
+        return recode(dense, {name: blocks(dense[name].weight.decode()) for name in names})
+    first, _, then = technique.partition("+")
+    graph = compress(source, first)
+    return compress(graph, then) if then else graph
+
+
+def blocks(matrix: Array) -> Bsr:
+    """A third of the blocks of 16 x 1, whole ones."""
+    kept = np.random.default_rng(0).random((-(-len(matrix) // 16), matrix.shape[1])) < 0.3
+    return Bsr.encode(matrix * np.repeat(kept, 16, axis=0)[: len(matrix)])

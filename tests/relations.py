@@ -16,7 +16,7 @@ import numpy as np
 from refstack import ops
 from refstack.contract import bound
 from refstack.errors import ShapeError
-from refstack.formats import Array, Csr, Dense, Int8, Weight
+from refstack.formats import Array, Bsr, Csr, Dense, Half, Int8, Weight
 from refstack.graph import Node
 
 Inputs = tuple[Array, ...]
@@ -87,6 +87,8 @@ def moved(node: Node, change: Callable[[Array], Array], rows: Array | None = Non
     rows = np.arange(weight.shape[0]) if rows is None else rows
     if isinstance(weight, Int8):
         new: Weight = replace(weight, values=change(weight.values)[rows], scale=weight.scale[rows])
+    elif isinstance(weight, Bsr):
+        new = Bsr.encode(change(weight.decode())[rows], weight.block)
     else:
         new = type(weight).encode(change(weight.decode())[rows])
     if isinstance(weight, Csr):  # zeros that are stored stay stored, or the sum would be another one
@@ -118,7 +120,8 @@ def scaled(run: Runner, node: Node, x: Inputs, z: Inputs, rng: np.random.Generat
     for by in factors:
         yield run(node, *(each * np.float32(by) for each in x)).exactly(), y * by
     if node.weight is not None:
-        yield run(moved(node, lambda m: m * np.float32(factor)), *x).exactly(), y * factor
+        by = -1.0 if isinstance(node.weight, Half) else factor  # float16 has no room for more
+        yield run(moved(node, lambda m: m * np.float32(by)), *x).exactly(), y * by
 
 
 def additive(run: Runner, node: Node, x: Inputs, z: Inputs, rng: np.random.Generator) -> Pairs:
@@ -346,7 +349,7 @@ def repeated(run: Runner, node: Node, x: Inputs, z: Inputs, rng: np.random.Gener
 
 SUMS = ("conv2d", "linear")
 WINDOWS = ("conv2d", "maxpool", "avgpool")
-FLOAT = ("dense", "csr", "ternary", "float32")
+FLOAT = ("dense", "csr", "bsr", "half", "ternary", "float32")
 INT = ("int8",)
 Relation = Callable[[Runner, Node, Inputs, Inputs, np.random.Generator], Pairs]
 

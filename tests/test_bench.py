@@ -169,14 +169,14 @@ def test_a_planted_fault_is_refused_and_retried_next_time(
 
 
 def test_a_technique_that_fails_is_a_row(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = artifacts.compress
+    honest = artifacts.under
 
-    def fails(graph: Graph, technique: str) -> Graph:
+    def fails(name: str, graph: Graph, technique: str, *rest: Any) -> Any:
         if technique == "weight":
             raise UsageError("nothing left to prune")
-        return honest(graph, technique)
+        return honest(name, graph, technique, *rest)
 
-    monkeypatch.setattr(artifacts, "compress", fails)
+    monkeypatch.setattr(artifacts, "under", fails)
     ask = {"backends": "numpy", "output": tmp_path / "j.jsonl", "policy": FAST}
     bad, good = bench(network, ["weight", "dense"], **ask)
     assert (bad["status"], bad["status_reason"]) == ("failed", "UsageError: nothing left to prune")

@@ -13,7 +13,7 @@ import pytest
 from benching import strict_loads
 
 from refstack.benchmark.journal import Journal, decode, encode
-from refstack.benchmark.rows import strict
+from refstack.benchmark.rows import SCHEMA_VERSION, strict
 from refstack.errors import FormatError, ResourceError, UsageError
 
 
@@ -22,7 +22,7 @@ def test_journal_gives_rows_back(tmp_path: Path) -> None:
     with Journal(tmp_path / "new" / "j.jsonl") as journal:
         written = [journal.append(row) for row in rows]
     with Journal(tmp_path / "new" / "j.jsonl") as journal:
-        assert journal.rows == written == [{"schema_version": 1, **row} for row in rows]
+        assert journal.rows == written == [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
         assert journal.damaged == 0
     for line in (tmp_path / "new" / "j.jsonl").read_text().splitlines():
         assert strict_loads(line)["crc"]
@@ -74,8 +74,8 @@ def test_a_foreign_file_is_refused_and_left_alone(tmp_path: Path, content: bytes
 
 def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    path.write_bytes(encode({"schema_version": 2, "cell_id": "1"}))
-    with pytest.raises(FormatError, match="rows of schema 2, this refstack reads 1; update refstack"):
+    path.write_bytes(encode({"schema_version": SCHEMA_VERSION + 1, "cell_id": "1"}))
+    with pytest.raises(FormatError, match="rows of schema 3, this refstack reads 2; update refstack"):
         Journal(path)
 
 

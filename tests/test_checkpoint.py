@@ -60,17 +60,35 @@ def test_sha256_sees_a_changed_bit(saved: Path) -> None:
     assert checkpoint.load(saved).sha256() != graph.sha256()
 
 
-def test_float16_holds_dense_matrices_of_layers_only(tmp_path: Path) -> None:
+def test_a_float16_file_is_small_and_gives_the_rounded_graph(tmp_path: Path) -> None:
     graph = every()
     checkpoint.save(graph, tmp_path / "half", "float16")
-    header, _, _ = unpack(tmp_path / "half")
-    assert {name for name, entry in header.items() if entry.get("dtype") == "F16"} == {"a.weight", "fc.weight"}
+    header, structure, data = unpack(tmp_path / "half")
+    assert {name for name, entry in header.items() if entry.get("dtype") == "F16"} == {
+        "a.weight", "fc.weight", "b.weight.values", "s.weight.values", "h.weight.values",
+    }  # fmt: skip
+    kept = {node["name"]: node["weight"]["format"] for node in structure["nodes"] if "weight" in node}
+    assert (kept["b"], kept["s"], kept["c"], kept["h"]) == ("csr16", "bsr16", "ternary", "half")
+    assert len(data) == checkpoint.stored_bytes(graph, "float16") < checkpoint.stored_bytes(graph)
     back = checkpoint.load(tmp_path / "half")
-    for name in ("a", "fc"):
-        assert np.array_equal(back[name].weight.values, graph[name].weight.values.astype(np.float16).astype(np.float32))
-    assert back["bn"].weight.values.tobytes() == graph["bn"].weight.values.tobytes()
+    for node in graph:
+        if node.weight is None:
+            continue
+        ours, theirs = node.weight, back[node.name].weight
+        assert type(theirs) is type(ours)
+        rounds = ours.format in ("dense", "csr", "bsr") and not isinstance(node.op, ops.BatchNorm)
+        wanted = ours.decode().astype(np.float16).astype(np.float32) if rounds else ours.decode()
+        assert theirs.decode().tobytes() == wanted.tobytes()
+        for name, array in ours.arrays().items():
+            if name != "values":
+                np.testing.assert_array_equal(theirs.arrays()[name], array)
     checkpoint.save(back, tmp_path / "again", "float16")
-    assert checkpoint.load(tmp_path / "again").sha256() == back.sha256()
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "half").read_bytes()
+
+
+def test_stored_bytes_are_the_files(saved: Path) -> None:
+    _, _, data = unpack(saved)
+    assert checkpoint.stored_bytes(every()) == every().stored_bytes == len(data)
 
 
 def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
@@ -83,6 +101,12 @@ def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     graph["a"].weight.values[2, 5] = 65519
     checkpoint.save(graph, tmp_path / "m", "float16")
+    for name, at in (("b", r"\(3,\)"), ("s", r"\(3, 1, 0\)")):
+        graph = every()
+        graph[name].weight.values[3] *= 0
+        graph[name].weight.values[(3, 1, 0) if name == "s" else 3] = -1e5
+        with pytest.raises(FormatError, match=rf"{name}.weight.values: 1 values overflow float16, first .* at {at}"):
+            checkpoint.save(graph, tmp_path / "m", "float16")
 
 
 def test_arrays_round_trip(tmp_path: Path) -> None:
@@ -99,7 +123,7 @@ def test_arrays_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["modèle ✓ a b.npz", "new\nline", os.fsdecode(b"\xff\xfe"), "x" * 250])
 def test_any_file_name_will_do(name: str, tmp_path: Path) -> None:
     checkpoint.save(every(), tmp_path / name)
-    assert len(checkpoint.load(tmp_path / name).nodes) == 16
+    assert len(checkpoint.load(tmp_path / name).nodes) == 18
 
 
 # What cannot be saved

@@ -15,7 +15,7 @@ from files import every, pack, refuse, unpack
 
 from refstack import checkpoint, ops
 from refstack.errors import RefstackError
-from refstack.formats import Csr
+from refstack.formats import Bsr, Csr
 from refstack.graph import INPUT, Graph, Node
 
 
@@ -49,9 +49,9 @@ HEADERS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative offset": (lambda h: shift(h, "a.bias", -(10**6)), "data_offsets .* wanted a list of sizes"),
     "three offsets": (lambda h: h["a.bias"]["data_offsets"].append(1), "1 axes and 3 offsets, wanted at most 8 and 2"),
     "huge": (lambda h: h["a.bias"].update(shape=[10**12]), r"16 bytes stored, F32 .10+. takes 40+$"),
-    "product overflow": (lambda h: h["a.bias"].update(shape=[2**32, 2**32]), "takes 73786976294838206464"),
+    "product overflow": (lambda h: h["a.bias"].update(shape=[2**32, 2**32]), "4294967296, 4294967296. is too large"),
     "2**64": (lambda h: h["a.bias"].update(shape=[2**64]), "shape .* wanted a list of sizes"),
-    "overflow hidden by 0": (lambda h: h["a.bias"].update(shape=[2**62, 2**62, 0]), "16 bytes stored"),
+    "overflow hidden by 0": (lambda h: h["a.bias"].update(shape=[2**62, 2**62, 0]), "shape .* is too large"),
     "bool": (lambda h: h["a.bias"].update(shape=[True, 4]), "shape .* wanted a list of sizes"),
     "float": (lambda h: h["a.bias"].update(shape=[4.0]), "shape .* wanted a list of sizes"),
     "string": (lambda h: h["a.bias"].update(shape="4"), "shape .* wanted a list of sizes"),
@@ -143,7 +143,7 @@ STRUCTURES: dict[str, tuple[Change, str]] = {
     "no nodes": (lambda s, n: s.update(nodes=[]), "nodes must be a list of 1 to 10000"),
     "many nodes": (lambda s, n: s.update(nodes=s["nodes"] * 1000), "nodes must be a list of 1 to 10000"),
     "nodes object": (lambda s, n: s.update(nodes={}), "nodes must be a list"),
-    "node number": (lambda s, n: s["nodes"].append(1), "node 16: has int, wanted exactly the keys"),
+    "node number": (lambda s, n: s["nodes"].append(1), "node 18: has int, wanted exactly the keys"),
     "input shape": (lambda s, n: s.update(input_shape=[2, 4, 0]), "room|does not fit|wanted 1 to"),
     "input negative": (lambda s, n: s.update(input_shape=[2, -4, 4]), "every.a: window of 3"),
     "input huge": (lambda s, n: s.update(input_shape=[2, BIG, 4]), "input_shape: got 2147483648, wanted int"),
@@ -183,7 +183,7 @@ STRUCTURES: dict[str, tuple[Change, str]] = {
     "called input": (lambda s, n: n["relu"].update(name="input"), "the name is used twice"),
     "weight gone": (lambda s, n: n["fc"].pop("weight"), "tensor 'fc.weight' belongs to no node"),
     "weight on relu": (lambda s, n: n["relu"].update(weight={"format": "dense"}), "tensor 'relu.weight' is missing"),
-    "format": (number("b", format="bsr"), "node 'b': weight: unknown format 'bsr', wanted one of dense, csr"),
+    "format": (number("b", format="coo"), "node 'b': weight: unknown format 'coo', wanted one of dense, csr"),
     "format list": (number("b", format=[]), "unknown format"),
     "format swap": (number("b", format="ternary"), "tensor 'b.weight.codes' is missing"),
     "weight word": (lambda s, n: n["b"].update(weight="csr"), "unknown format 'csr'"),
@@ -191,6 +191,10 @@ STRUCTURES: dict[str, tuple[Change, str]] = {
     "cols": (number("b", cols=35), "csr.indices: column 35 at entry|weight is .4, 35., conv2d wants .4, 36."),
     "cols many": (number("b", cols=37), "weight is .4, 37., conv2d wants .4, 36."),
     "cols negative": (number("b", cols=-1), "csr.indices: column"),
+    "height": (number("s", height=9), "bsr.indptr: 2 rows of blocks for 9 rows and 36 columns, wanted one for every 4"),
+    "height small": (number("s", height=5), "bsr.values: a block holds numbers beyond the matrix .5, 36."),
+    "height negative": (number("s", height=-5), "bsr.indptr: 2 rows of blocks for -5 rows"),
+    "cols bsr": (number("s", cols=31), "bsr.indices: column 31 at entry 6, wanted 0 to 30"),
     "cols ternary": (number("c", cols=5), "ternary: 2 scales and 1 bytes a row, wanted 2 scales and 2 bytes"),
     "tail codes": (number("c", cols=3), "unused codes|weight is .4, 3."),
     "grid": (number("d", input=None), "node 'd': weight: input: has NoneType, wanted exactly the keys"),
@@ -289,3 +293,96 @@ def test_fields_that_are_copied_do_not_share_the_file(saved: Path) -> None:
     before = copy.deepcopy(graph.sha256())
     saved.write_bytes(b"\xff" * saved.stat().st_size)
     assert graph.sha256() == before
+
+
+# Packed: the same nodes in a float16 file
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.safetensors"
+    checkpoint.save(every(), path, "float16")
+    return path
+
+
+PACKED: dict[str, tuple[Change, str]] = {
+    "cols": (number("b", cols=10), "csr16.steps: entry .* is at column .*, wanted 0 to 9"),
+    "cols many": (number("b", cols=37), "weight is .4, 37., conv2d wants .4, 36."),
+    "cols negative": (number("b", cols=-1), "csr16.steps: entry 0 is at column"),
+    "height": (number("s", height=9), "bsr.indptr: 2 rows of blocks for 9 rows"),
+    "key": (number("b", dtype="float16"), "node 'b': weight: has .* wanted exactly the keys"),
+    "plain": (number("b", format="csr"), "tensor 'b.weight.indices' is missing"),
+    "other": (number("b", format="bsr16"), "has .'cols'., wanted exactly the keys .'cols', 'height'.|bsr16.values"),
+}
+
+
+@pytest.mark.parametrize("case", PACKED)
+def test_bad_packed_structures(case: str, small: Path) -> None:
+    change, match = PACKED[case]
+    refuse(edit(small, change), match, RefstackError)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "at", "code", "value", "match"),
+    [
+        ("b.weight.indptr", 0, "i", 1, "csr16.indptr: must run from 0"),
+        ("b.weight.indptr", 4, "i", 10**6, "csr16.indptr: must run from 0"),
+        ("b.weight.indptr", 2, "i", 10**6, "csr16.indptr: falls after row 2"),
+        ("b.weight.indptr", 2, "i", -(2**31), "csr16.indptr: falls after row 1"),
+        ("b.weight.steps", 0, "B", 254, "csr16.steps: entry 0 is at column 254, wanted 0 to 35"),
+        ("b.weight.steps", 0, "B", 255, "csr16.indptr: must run from 0 to the .* stored entries"),
+        ("b.weight.values", 1, "H", 0x7C00, "tensor b.weight.values: 1 values are not finite"),
+        ("s.weight.indptr", 1, "i", 3, "bsr16.steps: entry .* is at column .*, wanted 0 to 35"),
+        ("s.weight.steps", 2, "B", 200, "bsr16.steps: entry 2 is at column 20., wanted 0 to 35"),
+        ("s.weight.steps", 0, "B", 255, "bsr16.indptr: must run from 0"),
+        ("s.weight.values", 4 * 14 - 1, "H", 0x3C00, "bsr.values: a block holds numbers beyond the matrix .6, 36."),
+        ("h.weight.values", 0, "H", 0xFE00, "tensor h.weight.values: 1 values are not finite"),
+    ],
+)
+def test_values_that_break_a_packed_weight(
+    small: Path, tensor: str, at: int, code: str, value: float, match: str
+) -> None:
+    refuse(poke(small, tensor, at, code, value), match, RefstackError)
+
+
+def test_a_packed_weight_that_ends_in_a_long_step(small: Path) -> None:
+    """The last step's entry becomes 255 zeros and no entry; pointers and values are made to fit."""
+    header, _, _ = unpack(small)
+    last = header["b.weight.steps"]["shape"][0] - 1
+    file = poke(small, "b.weight.steps", last, "B", 255)
+    refuse(poke(file, "b.weight.indptr", 4, "i", last), "csr16.steps: the last one is 255, which has no entry behind")
+
+
+def test_a_packed_weight_with_a_value_too_many(small: Path) -> None:
+    header, _, data = unpack(small)
+    steps, values = header["b.weight.steps"], header["b.weight.values"]
+    steps["shape"][0] -= 1
+    steps["data_offsets"][1] -= 1
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["data_offsets"][0] > steps["data_offsets"][0]:
+            entry["data_offsets"] = [each - 1 for each in entry["data_offsets"]]
+    end = steps["data_offsets"][1]
+    file = pack(small, header, data[:end] + data[end + 1 :])
+    refuse(file, "csr16.indptr: must run from 0 to the .* stored entries")
+    refuse(poke(file, "b.weight.indptr", 4, "i", values["shape"][0] - 1), "csr: .* indices but .* values")
+
+
+def test_a_truncated_packed_file(small: Path) -> None:
+    content, cut = small.read_bytes(), small.with_name("cut")
+    for size in range(0, len(content), 3):
+        cut.write_bytes(content[:size])
+        refuse(cut, "truncated|the file has")
+
+
+def test_an_empty_block_of_any_size_is_refused(small: Path) -> None:
+    """No bytes, so the header may claim any shape: a block's sides are bounded before anything is made of them."""
+    op = ops.Conv2d((1, 1), out_channels=4)
+    weight = Bsr(np.zeros(2, np.int32), np.zeros(0, np.int32), np.zeros((0, 4, 1), np.float32), 4, 1)
+    for dtype in ("float32", "float16"):
+        checkpoint.save(Graph("empty", (1, 3, 3), (Node("b", op, (INPUT,), weight),)), small, dtype)
+        assert not checkpoint.load(small)["b"].weight.decode().any()
+        header, _, data = unpack(small)
+        header["b.weight.values"]["shape"] = [0, 2**31, 2**31]
+        refuse(pack(small, header, data), "tensor 'b.weight.values': shape .0, 2147483648, 2147483648. is too large")
+        header["b.weight.values"]["shape"] = [0, 2**15, 2**15]
+        refuse(pack(small, header, data), "bsr: blocks of 32768 x 32768, wanted sides of 1 to 256")

@@ -14,41 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benching import strict_loads
+from commands import here, network, refstack_command
 from PIL import Image
 
 import refstack
-from refstack import checkpoint, cli
+from refstack import checkpoint
 from refstack.benchmark import worker
 from refstack.datasets import CLASSES
 from refstack.graph import Graph
-from refstack.models.builder import Builder
-from refstack.models.zoo import draw
-
-Done = subprocess.CompletedProcess[str]
-
-
-def refstack_command(*arguments: str, cwd: Path, **env: str) -> Done:
-    """The command in a process of its own, without data sets or settings of the machine it runs on."""
-    clean = {name: value for name, value in worker.environment(1).items() if not name.startswith("REFSTACK_DATA")}
-    return subprocess.run(
-        [sys.executable, "-m", "refstack", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300,
-        env=clean | {"REFSTACK_DATA_DIR": str(cwd / "none"), "NO_COLOR": "1"} | env,
-    )  # fmt: skip
-
-
-def here(capfd: pytest.CaptureFixture[str], *arguments: str) -> Done:
-    """The command in this process: (status, stdout, stderr)."""
-    with pytest.raises(SystemExit) as end:
-        cli.app(list(arguments))
-    out, err = capfd.readouterr()
-    code = end.value.code
-    return Done(arguments, code if isinstance(code, int) else 0, out, err)
-
-
-def network() -> Graph:
-    """32 x 32 images in, ten classes out, tiny."""
-    net = Builder("small", (3, 32, 32)).conv("conv1", 4, 3, stride=2, padding=1).batchnorm().relu()
-    return draw(net.globalavgpool().flatten().linear("fc", 10).graph())
 
 
 @pytest.fixture
@@ -79,7 +52,7 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     done = refstack_command("--help", cwd=tmp_path)
     seconds = time.perf_counter() - start
     assert done.returncode == 0
-    verbs = ("bench", "evaluate", "classify", "compress", "kernels", "explain", "verify", "doctor", "data")
+    verbs = ("bench", "evaluate", "classify", "compress", "train", "points", "kernels", "explain", "verify", "doctor")
     assert all(verb in done.stdout for verb in verbs)
     assert "130 interrupted" in done.stdout.replace("\n", " ")
     assert seconds < 3, "0.3 s on an idle core; the margin is for busy machines"
@@ -95,7 +68,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["bench", "evaluate", "classify", "compress", "kernels", "explain", "verify", "doctor"]
+    "verb", ["bench", "evaluate", "classify", "compress", "train", "points", "kernels", "explain", "verify", "doctor"]
 )
 def test_every_verb_has_help(capfd: pytest.CaptureFixture[str], verb: str) -> None:
     done = here(capfd, verb, "--help")
@@ -121,6 +94,20 @@ def test_every_verb_has_help(capfd: pytest.CaptureFixture[str], verb: str) -> No
         (("explain", "mobilenet", "-b", "numpy", "--threads", "0"), 2, "threads is 0"),
         (("explain", "nowhere.safetensors"), 2, "nowhere.safetensors: cannot be read"),
         (("evaluate", "-m", "resnet", "--data", "x"), 2, "unknown model 'resnet': did you mean 'resnet18'"),
+        (("evaluate", "-m", "vgg16/wait-0.9", "--data", "x"), 2, "no trained point 'vgg16/wait-0.9'"),
+        (
+            ("bench", "-m", "mobilenet", "-t", "weight-0.12"),
+            2,
+            "unknown technique 'weight-0.12': did you mean 'weight'",
+        ),
+        (
+            ("compress", "mobilenet", "-t", "prune", "-o", "x"),
+            2,
+            "no training is known for 'prune', wanted one of weight",
+        ),
+        (("compress", "mobilenet", "-t", "weight", "-o", "x"), 2, "weight needs --level, for example --level 0.9"),
+        (("compress", "mobilenet", "-t", "int8", "--epochs", "1", "-o", "x"), 2, "--epochs are for training"),
+        (("train", "vgg", "--data", ".", "-o", "x"), 2, "no model 'vgg', wanted one of vgg16"),
         (("kernels", "-k", "conv9*"), 2, "no kernel is called 'conv9*'"),
         (("kernels", "-b", "cuda"), 2, "unknown backend 'cuda'"),
         (("verify", "-k", "conv9*"), 2, "no kernel is called 'conv9*'"),
@@ -271,13 +258,15 @@ def test_classify_names_classes_with_probabilities(
     assert "no.png" in done.stderr
 
 
-def test_compress_writes_a_checkpoint_that_loads(capfd: pytest.CaptureFixture[str], model: str, tmp_path: Path) -> None:
-    out = tmp_path / "small-ternary.safetensors"
-    done = here(capfd, "compress", model, "-t", "ternary", "-o", str(out), "-f", "json")
-    assert done.returncode == 0, done.stderr
-    (record,) = strict_loads(done.stdout)
-    assert checkpoint.load(out).sha256() == record["sha256"]
-    assert record["stored_bytes"] < record["of"]
+def test_points_lists_what_the_manifest_holds(capfd: pytest.CaptureFixture[str]) -> None:
+    from refstack.models import zoo
+
+    rows = strict_loads(here(capfd, "points", "-f", "json").stdout)
+    assert [row["point"] for row in rows] == [point.name for point in zoo.points()]
+    assert sum(row["shipped"] for row in rows) == sum(point.file is not None for point in zoo.points())
+    rows = strict_loads(here(capfd, "points", "vgg16", "-t", "weight", "-f", "json").stdout)
+    assert all(row["point"].startswith("vgg16/weight-") for row in rows)
+    assert here(capfd, "points").returncode == 0
 
 
 def test_kernels_lists_the_registry(capfd: pytest.CaptureFixture[str]) -> None:

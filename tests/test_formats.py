@@ -15,15 +15,25 @@ from hypothesis import strategies as st
 from strategies import matrices
 
 from refstack.errors import FormatError
-from refstack.formats import FORMATS, Array, Csr, Dense, Int8, Quant, Ternary, Weight, activate
+from refstack.formats import FORMATS, Array, Bsr, Csr, Int8, Quant, Ternary, Weight, activate
+from refstack.formats.bsr import split
 from refstack.formats.int8 import MAX_COLS, multiplier, requantize
 from refstack.formats.ternary import pack, unpack
 
 SIGNS = (0, 0, 0, 1.5, -0.25)
 """Matrices of these every format can hold."""
 
-ENTRIES: dict[str, tuple[float, ...] | None] = {"dense": None, "csr": None, "int8": None, "ternary": SIGNS}
+HALVES = (0, 0, 1.5, -0.25, 65504, -(2.0**-24), 1 + 2.0**-10)
+"""What float16 holds exactly, its largest and smallest numbers among them."""
+
+ENTRIES: dict[str, tuple[float, ...] | None] = {
+    "dense": None, "csr": None, "bsr": None, "int8": None, "half": HALVES, "ternary": SIGNS,
+}  # fmt: skip
 """What a format can hold: anything, or a few values."""
+
+
+def f32(*values: float) -> Array:
+    return np.array(values, np.float32)
 
 
 def drawn(format: str) -> st.SearchStrategy[Array]:
@@ -36,6 +46,10 @@ def non_canonical(weight: Weight) -> Weight:
         dense = weight.decode()
         indices = np.tile(np.arange(dense.shape[1], dtype=np.int32), dense.shape[0])
         return Csr(np.arange(dense.shape[0] + 1, dtype=np.int32) * dense.shape[1], indices, dense.ravel(), weight.cols)
+    if isinstance(weight, Bsr):
+        stored = Bsr.encode(np.ones(weight.shape), (2, 3))  # every block, and blocks that no side is a multiple of
+        blocks = split(weight.decode(), (2, 3))
+        return replace(stored, values=blocks.reshape(-1, 2, 3))
     if isinstance(weight, Ternary):
         return replace(weight, scales=np.where(weight.scales == 0, np.float32(3), weight.scales))
     return weight
@@ -101,6 +115,11 @@ def test_rows_are_slices(format: str) -> None:
 BYTES: dict[str, Callable[[Weight], int]] = {
     "dense": lambda weight: 4 * weight.shape[0] * weight.shape[1],
     "csr": lambda weight: 4 * (weight.shape[0] + 1) + 8 * weight.nnz,
+    "bsr": lambda weight: (
+        4 * (-(-weight.shape[0] // weight.block[0]) + 1)
+        + (4 + 4 * weight.block[0] * weight.block[1]) * len(weight.indices)
+    ),
+    "half": lambda weight: 2 * weight.shape[0] * weight.shape[1],
     "ternary": lambda weight: weight.shape[0] * ((weight.shape[1] + 3) // 4) + 8,
     "int8": lambda weight: weight.shape[0] * weight.shape[1] + 4 * weight.shape[0],
 }
@@ -199,85 +218,6 @@ def test_activate() -> None:
     np.testing.assert_array_equal(activate(x, "relu6"), np.array([np.nan, 0, 0, 0.5, 6, 6, 6], np.float32))
     assert activate(x, None) is x
     assert activate(x, "relu").dtype == np.float32
-
-
-# What check() refuses, each one change away from a sound weight.
-CSR = Csr.encode(np.array([[1, 0, 2], [0, 0, 0], [0, 3, 0]]))
-TERNARY = Ternary.encode(np.array([[1, 0, -2, 0, 1], [0, 0, 0, 0, 0]]))
-INT8 = Int8.encode(np.array([[1, 2], [3, 4]]), Quant(0.5, 3), Quant(0.25, -4))
-DENSE = Dense.encode(np.ones((2, 3)))
-
-
-def i32(*values: int) -> Array:
-    return np.array(values, np.int32)
-
-
-def f32(*values: float) -> Array:
-    return np.array(values, np.float32)
-
-
-def with_code_3(weight: Ternary) -> Ternary:
-    codes = weight.codes.copy()
-    codes[1, 0] |= 3 << 4
-    return replace(weight, codes=codes)
-
-
-def with_tail(weight: Ternary) -> Ternary:
-    codes = weight.codes.copy()
-    codes[0, 1] |= 1 << 2
-    return replace(weight, codes=codes)
-
-
-CORRUPT: dict[str, tuple[Weight, str]] = {
-    "dense dtype": (Dense(np.ones((2, 3))), "dense.values: got float64 with 2 axes, wanted float32 with 2 axes"),
-    "dense axes": (Dense(f32(1)), "dense.values: got float32 with 1 axes, wanted float32 with 2 axes"),
-    "dense inf": (Dense(f32(1, np.inf)[None]), r"dense.values: 1 values are not finite, the first is inf at \(0, 1\)"),
-    "csr indptr dtype": (replace(CSR, indptr=CSR.indptr.astype(np.int64)), "csr.indptr: got int64 with 1 axes"),
-    "csr indices dtype": (replace(CSR, indices=CSR.indices.astype(np.uint32)), "csr.indices: got uint32"),
-    "csr values dtype": (replace(CSR, values=CSR.values.astype(np.float16)), "csr.values: got float16"),
-    "csr indptr empty": (replace(CSR, indptr=i32()), "csr.indptr: must run from 0 to the 3 stored entries"),
-    "csr indptr start": (replace(CSR, indptr=i32(1, 2, 2, 3)), "csr.indptr: must run from 0 to the 3 stored entries"),
-    "csr indptr end": (replace(CSR, indptr=i32(0, 2, 2, 4)), "csr.indptr: must run from 0 to the 3 stored entries"),
-    "csr indptr falls": (replace(CSR, indptr=i32(0, 3, 2, 3)), "csr.indptr: falls after row 1"),
-    "csr indptr wraps": (replace(CSR, indptr=i32(0, 2**31 - 1, -(2**31), 3)), "csr.indptr: falls after row 1"),
-    "csr values missing": (replace(CSR, values=f32(1, 2)), "csr: 3 indices but 2 values"),
-    "csr column high": (replace(CSR, indices=i32(0, 2, 3)), "csr.indices: column 3 at entry 2, wanted 0 to 2"),
-    "csr column low": (replace(CSR, indices=i32(0, -1, 1)), "csr.indices: column -1 at entry 1, wanted 0 to 2"),
-    "csr unsorted": (replace(CSR, indices=i32(2, 0, 1)), "csr.indices: columns must rise within a row, entry 1"),
-    "csr duplicate": (replace(CSR, indices=i32(2, 2, 1)), "csr.indices: columns must rise within a row, entry 1"),
-    "csr nan": (replace(CSR, values=f32(1, np.nan, 2)), "csr.values: 1 values are not finite, the first is nan at .1,"),
-    "ternary codes dtype": (replace(TERNARY, codes=TERNARY.codes.astype(np.int8)), "ternary.codes: got int8"),
-    "ternary scales dtype": (replace(TERNARY, scales=np.ones(2)), "ternary.scales: got float64"),
-    "ternary one scale": (replace(TERNARY, scales=f32(1)), "ternary: 1 scales and 2 bytes a row, wanted 2 scales"),
-    "ternary cols": (replace(TERNARY, cols=9), "ternary: 2 scales and 2 bytes a row, wanted 2 scales and 3"),
-    "ternary code 3": (with_code_3(TERNARY), r"ternary.codes: code 3 at \(1, 2\) is illegal"),
-    "ternary tail": (with_tail(TERNARY), "ternary.codes: the unused codes at the end of a row must be 0"),
-    "ternary inf": (replace(TERNARY, scales=f32(np.inf, 1)), "ternary.scales: 1 values are not finite"),
-    "ternary negative": (replace(TERNARY, scales=f32(1, -1)), "ternary.scales: .* must not be negative"),
-    "int8 dtype": (replace(INT8, values=INT8.values.astype(np.int16)), "int8.values: got int16"),
-    "int8 scale dtype": (replace(INT8, scale=np.ones(2)), "int8.scale: got float64"),
-    "int8 scales missing": (replace(INT8, scale=f32(1)), "int8: 1 scales for 2 rows"),
-    "int8 wide": (Int8(np.zeros((1, MAX_COLS + 1), np.int8), f32(1), Quant(1, 0)), "33156 columns may overflow int32"),
-    "int8 -128": (replace(INT8, values=np.full((2, 2), -128, np.int8)), "int8.values: -128 is not used"),
-    "int8 scale nan": (replace(INT8, scale=f32(1, np.nan)), "int8.scale: 1 values are not finite"),
-    "int8 scale 0": (replace(INT8, scale=f32(1, 0)), "int8.scale: row 1 has a scale that is not positive"),
-    "int8 input scale": (replace(INT8, input=Quant(0, 0)), "int8.input: .*scale=0.* needs a positive scale"),
-    "int8 input inf": (replace(INT8, input=Quant(np.inf, 0)), "int8.input: .*scale=inf.* needs a positive scale"),
-    "int8 zero point": (replace(INT8, output=Quant(1, 128)), "int8.output: .*zero_point=128.* zero point in -128..127"),
-    "int8 unit": (replace(INT8, input=Quant(1e-30, 0), scale=f32(1, 1e-30)), "of row 1 is no float32"),
-    "int8 fine output": (replace(INT8, output=Quant(1e-12, 0)), r"output scale is 2\*\*30 times finer"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("sound", [DENSE, CSR, TERNARY, INT8], ids=lambda weight: weight.format)
-def test_sound_weight_is_accepted(sound: Weight) -> None:
-    sound.check()
-
-
-@pytest.mark.parametrize(("corrupt", "message"), CORRUPT.values(), ids=CORRUPT)
-def test_corruption_is_refused(corrupt: Weight, message: str) -> None:
-    with pytest.raises(FormatError, match=message):
-        corrupt.check()
 
 
 @given(matrices((0, 1, 2)))

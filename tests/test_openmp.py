@@ -95,7 +95,7 @@ def cases(op: str, format: str) -> Iterator[Case]:
     """The problems that every row of an op and format is tried on."""
     if op == "conv2d" or op == "linear":
         for shape, each in CONVOLUTIONS if op == "conv2d" else LINEARS:
-            for density in (1.0, 0.25) if format in ("csr", "ternary") else (1.0,):
+            for density in (1.0, 0.25) if format in ("csr", "bsr", "ternary") else (1.0,):
                 for output in ("float32", "int8") if format == "int8" else ("float32",):
                     yield Case(each, format, (shape,), density, output, bias=shape[0] == 1)
     elif op in ("maxpool", "avgpool"):

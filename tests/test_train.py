@@ -44,6 +44,7 @@ def test_manifest_lists_every_model_and_nothing_else() -> None:
     entries = zoo.manifest()
     assert set(entries) == set(MODELS) == set(RECIPES)
     named = {entry[key] for entry in entries.values() for key in ("file", "golden")}
+    named |= {name for point in zoo.points() for name in (point.file, point.golden) if name}
     assert named == {path.name for path in zoo.data_dir().glob("*.safetensors")}
 
 

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from refstack.backends import Step
 from refstack.backends.numpy import held
-from refstack.formats import Array, Csr, Ternary
+from refstack.formats import Array, Bsr, Csr, Ternary
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel
 from refstack.ops import Add, Conv2d, Linear, MaxPool2d, ReLU
@@ -85,7 +85,7 @@ def gemm(step: Step) -> None:
 
 
 def pack_dense(node: Node, case: Case) -> Mapping[str, Array]:
-    """The matrix as it is."""
+    """The matrix, widened if it is stored in float16."""
     assert node.weight is not None
     return {"weight": node.weight.decode(), "bias": _bias(node)}
 
@@ -133,6 +133,23 @@ def pack_csr(node: Node, case: Case) -> Mapping[str, Array]:
     return {**node.weight.arrays(), "bias": _bias(node)}
 
 
+def blocks(step: Step) -> None:
+    """y = W @ columns by scipy's BSR times dense, both filled up with zeros to whole blocks."""
+    from scipy.sparse import bsr_array
+
+    values, indices, indptr = (step.packed[name] for name in ("values", "indices", "indptr"))
+    (r, c), (height, cols) = values.shape[1:], step.node.weight.shape  # type: ignore[union-attr]
+    columns = np.pad(_columns(step)[0], ((0, -cols % c), (0, 0)))
+    matrix = bsr_array((values, indices, indptr), shape=(r * (indptr.size - 1), len(columns)), copy=False)
+    _store(step, (matrix @ columns)[:height])
+
+
+def pack_bsr(node: Node, case: Case) -> Mapping[str, Array]:
+    """The three arrays as they are."""
+    assert isinstance(node.weight, Bsr)
+    return {**node.weight.arrays(), "bias": _bias(node)}
+
+
 def signs(step: Step) -> None:
     """y = positive * (P @ columns) - negative * (N @ columns), P and N the 0/1 matrices of the two signs."""
     columns, (positive, negative) = _columns(step)[0], step.packed["scales"]
@@ -169,24 +186,17 @@ def maxpool(step: Step) -> None:
 
 
 def kernels() -> tuple[Kernel, ...]:
-    """GEMM for dense layers, scipy for CSR, two GEMMs for ternary; int8, averages and the rest fall back to NumPy."""
-    rows = [Kernel("conv2d", "dense", NAME, "depthwise", depthwise, (is_depthwise,), pack=pack_dense)]
+    """GEMM for dense and half, scipy for CSR and BSR, two GEMMs for ternary; int8 and the rest fall back to NumPy."""
+    whole = ("dense", "half")
+    rows = [Kernel("conv2d", each, NAME, "depthwise", depthwise, (is_depthwise,), pack=pack_dense) for each in whole]
     for op in ("conv2d", "linear"):
+        rows += [Kernel(op, each, NAME, "gemm", gemm, pack=pack_dense, blocks=(BLOCK,)) for each in whole]
         rows += [
-            Kernel(op, "dense", NAME, "gemm", gemm, pack=pack_dense, blocks=(BLOCK,)),
             Kernel(op, "csr", NAME, "scipy", sparse, (is_ungrouped,), pack=pack_csr),
-            Kernel(
-                op,
-                "ternary",
-                NAME,
-                "signs",
-                signs,
-                (is_ungrouped,),
-                pack=pack_ternary,
-                blocks=(BLOCK,),
-                nonfinite="spreads",
-            ),
-        ]
+            Kernel(op, "bsr", NAME, "scipy", blocks, (is_ungrouped,), pack=pack_bsr, blocks=(16,)),
+            Kernel(op, "ternary", NAME, "signs", signs, (is_ungrouped,), pack=pack_ternary, blocks=(BLOCK,),
+                   nonfinite="spreads"),
+        ]  # fmt: skip
     rows += [Kernel(op, "float32", NAME, "numexpr", pointwise) for op in ("relu", "add")]
     rows += [Kernel("maxpool", dtype, NAME, "taps", maxpool) for dtype in ("float32", "int8")]
     return tuple(rows)

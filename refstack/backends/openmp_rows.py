@@ -14,6 +14,7 @@ from typing import Any, cast
 from refstack.backends import packing
 from refstack.kernels import Case, Kernel, Need, Reorder
 from refstack.ops import Conv2d
+from refstack.winograd import F2, F4, Winograd
 
 # What kernels need: None, or the reason why not in plain words.
 
@@ -45,6 +46,34 @@ def small_map(case: Case) -> str | None:
     if op.stride not in ((1, 1), (2, 2)) or p != q or p not in (2, 4) or (h, w) != (p * op.stride[0], p * op.stride[0]):
         return f"output is {p}x{q} at stride {op.stride}, this kernel needs 2x2 or 4x4 at stride 1 or 2"
     return None
+
+
+def window_3x3(case: Case) -> str | None:
+    op = cast(Conv2d, case.op)
+    if (op.kernel, op.stride, op.dilation) == ((3, 3), (1, 1), (1, 1)):
+        return None
+    return f"kernel {op.kernel}, stride {op.stride}, dilation {op.dilation}; this kernel needs 3x3, 1 and 1"
+
+
+def tiles_at_least(least: int, m: int) -> Need:
+    """Fewer do not make up for the larger weights; and half of what they compute must be asked for."""
+
+    def need(case: Case) -> str | None:
+        n, _, p, q = case.shape
+        tiles = n * -(-p // m) * -(-q // m)
+        if tiles < least:
+            return f"{tiles} tiles of {m}x{m} outputs, this kernel is for at least {least}"
+        return None if 2 * n * p * q >= tiles * m * m else f"{p}x{q} outputs fill less than half of their {m}x{m} tiles"
+
+    return need
+
+
+def channels_at_least(least: int) -> Need:
+    def need(case: Case) -> str | None:
+        c, k = case.inputs[0][1], case.shape[1]
+        return None if min(c, k) >= least else f"{c} and {k} channels, this kernel is for at least {least}"
+
+    return need
 
 
 def offsets_fit(case: Case) -> str | None:
@@ -111,6 +140,13 @@ def framed_image(lanes: int, case: Case) -> int:
     return -(-c // lanes) * lanes * (top + h + bottom) * (left + w + right)
 
 
+def transformed(v: int, algorithm: Winograd, case: Case) -> int:
+    """The tiles of one pass at all points, inputs and products."""
+    tiles, images = packing.tile_grid(algorithm.m, case)
+    channels = sum(-(-c // v) * v for c in (case.inputs[0][1], case.shape[1]))
+    return 4 * (algorithm.m + 2) ** 2 * tiles * images * channels
+
+
 def offset_vectors(case: Case) -> int:
     """The inputs of an int8 linear layer, each rounded up to four bytes."""
     n, c = case.inputs[0]
@@ -127,8 +163,15 @@ def planes(v: int, case: Case) -> int:
 
 def rows(backend: str, v: int) -> tuple[Kernel, ...]:
     """Best first for every op and format, for vectors of v floats."""
-    listed = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v), *_pointwise(v), *_movement(v))
+    weighted = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v))
+    listed = (*weighted, *_unpacked(weighted), *_pointwise(v), *_movement(v))
     return tuple(replace(row, backend=backend) for row in listed)
+
+
+def _unpacked(rows: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    """half and bsr have no kernels of their own: at planning half becomes dense, bsr one csr entry for each weight."""
+    formats = {"dense": "half", "csr": "bsr"}
+    return tuple(replace(row, format=formats[row.format]) for row in rows if row.format in formats)
 
 
 def _row(name: str, run: str, summary: str, **fields: Any) -> Kernel:
@@ -164,6 +207,7 @@ def _dense(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.dense.stem", "conv2d_dense_blocked", "register tiles; few plain channels in, blocked ones out",
              pack=partial(packing.blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
+        *(_winograd(v, m) for m in (4, 2)),
         *wide(v, _row("conv2d.dense.map", "conv2d_dense_map", "a whole 4x4 or 2x2 map in registers, nothing on padding",
                       pack=partial(packing.small_map, v), **_map(v))),
         _row("conv2d.dense.blocked", "conv2d_dense_blocked", "register tiles of 2 or 4 blocks x up to 12 pixels",
@@ -171,6 +215,16 @@ def _dense(v: int) -> tuple[Kernel, ...]:
         _row("conv2d.dense.depthwise", "conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
              pack=partial(packing.depthwise, v), **_depthwise(v)),
         _row("conv2d.dense.direct", "conv2d_dense_direct", "the plain loop", pack=packing.direct),
+    )  # fmt: skip
+
+
+def _winograd(v: int, m: int) -> Kernel:
+    algorithm, least = {4: (F4, 4), 2: (F2, 8)}[m]
+    return _row(
+        f"conv2d.dense.winograd{m}", f"conv2d_dense_winograd{m}", f"F({m},3): {(m + 2) ** 2} products for {9 * m * m}",
+        needs=(one_group, window_3x3, channels_at_least(v), tiles_at_least(least, m)), layouts=(f"nchw{v}c",) * 2,
+        pack=partial(packing.winograd, v, algorithm), scratch=partial(transformed, v, algorithm),
+        blocks=(v, 4 * v, m, 2 * m), exact=False, algorithm=f"winograd{m}", nonfinite="spreads",
     )  # fmt: skip
 
 

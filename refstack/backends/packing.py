@@ -11,11 +11,12 @@ from typing import cast
 import numpy as np
 from numpy import ascontiguousarray as contiguous
 
-from refstack.formats import Array, Csr, Int8, Ternary, Weight
+from refstack.formats import Array, Bsr, Csr, Int8, Ternary, Weight
 from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import AvgPool2d, BatchNorm, Concat, Conv2d, Quantize
+from refstack.winograd import Winograd
 
 Packed = dict[str, Array]
 
@@ -111,6 +112,27 @@ def small_map(v: int, node: Node, case: Case) -> Packed:
     return {"bias": bias(node, case.shape[1], v), "weights": contiguous(w), "tile": integers(most)}
 
 
+PASS = 64
+"""Tiles of Winograd's algorithm in one pass, about: enough to use the weights well, few enough to stay in L2."""
+
+
+def tile_grid(m: int, case: Case) -> tuple[int, int]:
+    """(tiles of an image, images in a pass)"""
+    n, _, p, q = case.shape
+    tiles = -(-p // m) * -(-q // m)
+    return tiles, max(1, min(n, PASS // tiles))
+
+
+def winograd(v: int, algorithm: Winograd, node: Node, case: Case) -> Packed:
+    """[A*A] register tiles of the transformed filters, each a 1x1 convolution's; 4 blocks wide where tiles are few."""
+    tiles_, images = tile_grid(algorithm.m, case)
+    most = 4 if tiles_ * images <= 6 else 2
+    u = algorithm.filters(filters(node, case)).astype(np.float32)
+    points = [tiles(u[:, :, i, j, None, None], v, v, most) for i, j in np.ndindex(u.shape[2:])]
+    sizes = integers(most, images)
+    return {"bias": bias(node, case.shape[1], v), "weights": contiguous(np.concatenate(points)), "sizes": sizes}
+
+
 def depthwise(v: int, node: Node, case: Case) -> Packed:
     """(c, 1, r, s) -> [c/v][r][s][v c]"""
     w = pad_axis(filters(node, case)[:, 0], 0, v)
@@ -173,9 +195,17 @@ def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Pack
     return {"ends": contiguous(ends), "offsets": contiguous(offsets), "blocks": integers(blocks)}, order
 
 
+def entries(node: Node) -> Csr:
+    """The stored weights one by one; of a format that stores all, those that are not zero."""
+    weight = cast(Weight, node.weight)
+    if isinstance(weight, Csr):
+        return weight
+    return weight.csr() if isinstance(weight, Bsr) else Csr.encode(weight.decode())
+
+
 def csr_planar(v: int, node: Node, case: Case) -> Packed:
     """The stored weights by block of channels, then filter; offsets instead of columns."""
-    weight = cast(Csr, node.weight)
+    weight = entries(node)
     rows = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr))
     sparse, order = sort_by_block(v, case, rows, weight.indices)
     values = contiguous(weight.values[order])
@@ -202,7 +232,7 @@ def ternary_planar(v: int, node: Node, case: Case) -> Packed:
 
 def csr_direct(node: Node, case: Case) -> Packed:
     """indptr, columns as (c, r, s), values; of any format's non-zeros"""
-    weight = node.weight if isinstance(node.weight, Csr) else Csr.encode(cast(Weight, node.weight).decode())
+    weight = entries(node)
     op = cast(Conv2d, case.op)
     taps = np.stack(np.unravel_index(weight.indices, (case.inputs[0][1] // op.groups, *op.kernel)), 1)
     arrays = {"indptr": weight.indptr, "taps": taps.astype(np.int32), "values": weight.values}
@@ -211,7 +241,7 @@ def csr_direct(node: Node, case: Case) -> Packed:
 
 def csr_linear(node: Node, case: Case) -> Packed:
     """The encoding itself."""
-    weight = cast(Csr, node.weight)
+    weight = entries(node)
     arrays = {"indptr": weight.indptr, "columns": weight.indices, "values": weight.values}
     return {"bias": bias(node, case.shape[1]), **{key: contiguous(array) for key, array in arrays.items()}}
 

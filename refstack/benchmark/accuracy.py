@@ -35,8 +35,10 @@ class Top1:
 
 
 def recorded(trained: Graph, artifact: Artifact) -> Top1:
-    """What the manifest says of these very bytes."""
-    if artifact.technique == "dense":
+    """What the manifest says of these very bytes; for drawn weights, of the trained point that they stand for."""
+    if artifact.point is not None:
+        found = artifact.point.accuracy
+    elif artifact.technique == "dense":
         found = trained.meta.get("accuracy") or {}
     else:
         found = zoo.one_shot().get(artifact.sha256, {}).get("accuracy", {})

@@ -1,4 +1,4 @@
-"""What is timed, made once for each model and technique: the compressed network on disk, its input, the right answer.
+"""What is timed, one for each model and technique: the compressed network on disk, its input, the right answer.
 
 All backends and thread counts read the same bytes, so a row's time, size and accuracy are of one artifact.
 """
@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from refstack import checkpoint
-from refstack.compression import compress
+from refstack.compression.structure import build
+from refstack.compression.trained import under
 from refstack.datasets import preprocess
 from refstack.formats import Array
 from refstack.graph import Graph
 from refstack.models import MODELS, zoo
+from refstack.models.points import Point
 from refstack.ops import Conv2d, Linear
 from refstack.reference import run
 
@@ -27,6 +29,7 @@ class Artifact:
 
     graph_file      the compressed network (safetensors)        input_file, oracle_file     .npy
     facts           format, sizes, counts, sha256, weights, level
+    point           the trained point that it is, or has the structure of; None if it was compressed in one shot
     """
 
     model: str
@@ -35,6 +38,7 @@ class Artifact:
     input_file: Path
     oracle_file: Path
     facts: dict[str, Any]
+    point: Point | None = None
 
     @property
     def sha256(self) -> str:
@@ -43,7 +47,10 @@ class Artifact:
 
 
 def source(name_or_path: str, seed: int) -> Graph:
-    """The trained network; for a known model without a shipped checkpoint the same layers with drawn weights."""
+    """The trained network; for a known name without shipped weights the same layers with drawn ones."""
+    if zoo.is_point(name_or_path):
+        found = zoo.point(name_or_path)
+        return build(found, seed) if found.file is None else zoo.load(found.name)
     if name_or_path in MODELS and name_or_path not in shipped():
         return zoo.draw(MODELS[name_or_path](), seed)
     return zoo.load(name_or_path)
@@ -54,31 +61,40 @@ def shipped() -> dict[str, Any]:
     return zoo.manifest() if (zoo.data_dir() / "manifest.json").exists() else {}
 
 
-def make(model: str, graph: Graph, technique: str, images: Array, folder: Path) -> Artifact:
-    """Compress, save, and compute the float64 answer for `images`.
+def make(
+    model: str, graph: Graph, technique: str, images: Array, folder: Path, one_shot: bool = False, seed: int = 0
+) -> Artifact:
+    """Compress or load, save, and compute the float64 answer for `images`.
 
     Args        images  uint8 (batch, 3, h, w)
     """
-    compressed = compress(graph, technique)
+    small, point = under(model, graph, technique, one_shot, seed)
     stem = folder / f"{Path(model).stem}-{technique}"
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".safetensors", ".input.npy", ".oracle.npy")]
-    checkpoint.save(compressed, files[0])
+    stored_as: checkpoint.Dtype = "float32" if point is None else "float16"
+    checkpoint.save(small, files[0], stored_as)
+    if point is not None:
+        small = checkpoint.load(files[0])  # drawn weights are rounded, trained ones are already
     x = preprocess(images)
     np.save(files[1], x, allow_pickle=False)
-    np.save(files[2], run(compressed, x.astype(np.float64)), allow_pickle=False)
-    return Artifact(model, technique, files[0], files[1], files[2], _facts(graph, compressed))
+    np.save(files[2], run(small, x.astype(np.float64)), allow_pickle=False)
+    facts = _facts(graph, small, point, technique)
+    facts |= {"stored_as": stored_as, "stored_bytes": checkpoint.stored_bytes(small, stored_as)}
+    return Artifact(model, technique, files[0], files[1], files[2], facts, point)
 
 
-def _facts(trained: Graph, graph: Graph) -> dict[str, Any]:
+def _facts(source: Graph, graph: Graph, point: Point | None, technique: str) -> dict[str, Any]:
     formats = [node.weight.format for node in graph if node.weight is not None and isinstance(node.op, Conv2d | Linear)]
     record = dict(graph.meta.get("compression") or {})
+    drawn = "drawn" in (graph.meta.get("technique"), source.meta.get("technique"))
+    trained = point is not None or technique == "dense"
     return {
         "format": "+".join(sorted(set(formats), key=lambda f: (-formats.count(f), f))),
-        "level": record.get("level"),
-        "weights": "drawn" if trained.meta.get("technique") == "drawn" else "trained",
-        "checkpoint_sha256": trained.meta.get("sha256"),
+        "level": record.get("level") if point is None else point.level,
+        "weights": "drawn" if drawn else "trained" if trained else "one-shot",
+        "point": None if point is None else point.name,
+        "checkpoint_sha256": source.meta.get("sha256") if point is None else point.sha256,
         "artifact_sha256": graph.sha256(),
-        "stored_bytes": graph.stored_bytes,
         "params": graph.params,
         "macs": graph.macs,
         "nnz": graph.nnz,
@@ -87,7 +103,8 @@ def _facts(trained: Graph, graph: Graph) -> dict[str, Any]:
 
 def images(model: str, graph: Graph, batch: int, seed: int) -> Array:
     """uint8 (batch, c, h, w) to time on: the checkpoint's golden images if it has them, else drawn ones."""
-    if model in shipped():
-        golden = zoo.golden(model)["inputs"]
+    known = model.partition("/")[0] if zoo.is_point(model) else model
+    if known in shipped():
+        golden = zoo.golden(known)["inputs"]
         return np.resize(golden, (batch, *golden.shape[1:]))
     return np.random.default_rng(seed).integers(0, 256, (batch, *graph.input_shape), np.uint8)

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from refstack.backends import BACKENDS, backend
 from refstack.benchmark.report import Report
+from refstack.compression import TECHNIQUES
 from refstack.errors import BackendUnavailable, UsageError
+from refstack.models import zoo
+
+DEFAULT = ("dense", "weight", "channel", "ternary", "int8")
+"""Techniques of the default table."""
 
 
 def names(what: str, asked: Sequence[str] | str | None, known: Sequence[str], paths: bool = False) -> list[str]:
@@ -26,6 +31,15 @@ def names(what: str, asked: Sequence[str] | str | None, known: Sequence[str], pa
     if not found:
         raise UsageError(f"no {what} named, wanted at least one of {', '.join(known)}")
     return found
+
+
+def techniques(asked: Sequence[str] | str | None, models: Sequence[str]) -> list[str]:
+    """Those asked for: a technique, or the name of a trained point of these models without the model's."""
+    words = {name.partition("/")[2] for point in zoo.points() if point.model in models for name in point.names}
+    for word in [asked] if isinstance(asked, str) else asked or ():
+        if word not in words:
+            names("technique", [word], list(TECHNIQUES))
+    return names("technique", asked, list(DEFAULT) if asked is None else [*TECHNIQUES, *words])
 
 
 def usable_backends(asked: Sequence[str] | str | None, report: Report) -> list[str]:

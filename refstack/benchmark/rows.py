@@ -3,7 +3,10 @@
 cell_id, created_utc, refstack_version, schema_version          what was asked (cells.py), when, by what
 model technique backend threads batch quick                     the request itself
 status              ok, failed or timeout       status_reason   in words; a cell that is not ok has no times
-format level weights params macs nnz stored_bytes               the artifact; weights are "trained" or "drawn"
+format level params macs nnz                                    the artifact
+weights             "trained"; "one-shot", compressed here and not trained again; "drawn", at random
+point               full name of the trained point that it is; with drawn weights, that it has structure and top1 of
+stored_bytes, stored_as                                         of its file's tensors, in float32 or float16
 artifact_sha256     of what was computed        checkpoint_sha256   of the file it was made from
 latency_p50_ms, latency_p90_ms, samples_ns                      of plan.run: input copied in, output copied out
 top1 (percent), top1_n, top1_source, top1_reason                measured or recorded, on which data set, or why not
@@ -22,7 +25,7 @@ from typing import Any
 
 from refstack.worker import strict as strict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a field changes its meaning; new fields do not raise it."""
 
 Row = dict[str, Any]

@@ -23,7 +23,6 @@ from refstack.benchmark.report import Report
 from refstack.benchmark.rounds import Policy, Run, measure
 from refstack.benchmark.rows import Row
 from refstack.benchmark.worker import ChildFailed, Worker
-from refstack.compression import TECHNIQUES
 from refstack.datasets import Dataset
 from refstack.errors import RefstackError
 from refstack.graph import Graph
@@ -47,6 +46,7 @@ def bench(
     output: str | Path = OUTPUT,
     seed: int = 0,
     fresh: bool = False,
+    one_shot: bool = False,
     policy: Policy | None = None,
     report: Report | None = None,
 ) -> list[Row]:
@@ -54,7 +54,10 @@ def bench(
 
     Args
         models      names or checkpoint files       default: the study's three networks
-        techniques  default: all                    backends    default: those that can run here
+        techniques  names, or trained points without the model's name (weight-0.8); default: dense, weight, channel,
+                    ternary, int8. For the study's networks a technique means its trained point, if one is shipped
+        one_shot    compress here and now instead, without training; what else files of one's own get
+        backends    default: those that can run here
         threads     default: 1 and 2, as far as this process may use them; `numpy` always runs with one
         data        data set for top-1. Without it, recorded accuracies are quoted, and what has none is measured on
                     the fetched data set if there is one
@@ -68,7 +71,7 @@ def bench(
     allowed = machine.threads_allowed()
     counts = request.thread_counts(threads, allowed, report)
     names = request.names("model", models, list(MODELS), paths=True)
-    kinds = request.names("technique", techniques, list(TECHNIQUES))
+    kinds = request.techniques(techniques, names)
     usable = request.usable_backends(backends, report)
     cells = sweep(names, kinds, usable, counts, request.whole("batch", batch))
     networks = {name: artifacts.source(name, seed) for name in names}
@@ -84,8 +87,9 @@ def bench(
             accuracy.save(judge, Path(folder, "data.npy"))
         policy = policy or (Policy.quick() if quick else Policy())
         sweeper = _Sweep(
-            Path(folder), journal, machine.environment(), policy, quick, seed, allowed, report, judge, data is not None
-        )
+            Path(folder), journal, machine.environment(), policy, quick, seed, allowed, report, judge,
+            data is not None, one_shot,
+        )  # fmt: skip
         return sweeper.rows(cells, networks)
 
 
@@ -103,6 +107,7 @@ class _Sweep:
     report: Report
     judge: Dataset | None
     judge_named: bool
+    one_shot: bool
     machine: Row = field(default_factory=dict)
 
     def rows(self, cells: list[Cell], networks: dict[str, Graph]) -> list[Row]:
@@ -148,7 +153,7 @@ class _Sweep:
             mine = [cell for cell in cells if cell.technique == technique]
             self.report.advance(0, f"{model} {technique}: compress")
             try:
-                artifact = artifacts.make(model, graph, technique, images, self.folder)
+                artifact = artifacts.make(model, graph, technique, images, self.folder, self.one_shot, self.seed)
             except RefstackError as error:
                 failed = [Run(cell, None, status="failed", reason=f"{type(error).__name__}: {error}") for cell in mine]
                 rows |= {run.cell: self._write(run, accuracy.Top1(reason="the technique failed")) for run in failed}

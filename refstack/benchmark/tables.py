@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "jsonl", "csv", "md")
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "model": lambda row: Path(row["model"]).name,
+    "model": lambda row: Path(row["model"]).name if row["model"].endswith(".safetensors") else row["model"],
     "technique": lambda row: row["technique"],
     "format": lambda row: row.get("format") or "-",
+    "weights": lambda row: row.get("weights") or "-",
     "backend": lambda row: row["backend"],
     "thr": lambda row: str(row["threads"]),
     "ms p50 (p90)": lambda row: _latency(row),
@@ -32,10 +33,24 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "err/bound": lambda row: _number(row.get("max_error_vs_bound"), "{:.3f}"),
     "status": lambda row: row["status"],
 }
-REPEATED = ("model", "technique", "format")
-TEXT = ("model", "technique", "format", "backend", "status")
-SPARE = ("err/bound", "MACs M", "plan MB", "format", "RSS MB", "stored MB")  # first to go in a narrow terminal
+REPEATED = ("model", "technique", "format", "weights")
+TEXT = ("model", "technique", "format", "weights", "backend", "status")
+SPARE = (
+    "err/bound",
+    "MACs M",
+    "plan MB",
+    "format",
+    "RSS MB",
+    "weights",
+    "stored MB",
+)  # first to go in a narrow terminal
 NESTED = ("samples_ns", "kernels", "env")
+
+
+WEIGHTS = {
+    "one-shot": "compressed in one shot, not trained again",
+    "drawn": "weights drawn at random: times and sizes hold, top-1 (if any) is that of the trained network",
+}
 
 
 def with_speedup(rows: Sequence[Row]) -> list[Row]:
@@ -132,8 +147,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
     reasons = dict.fromkeys(row["top1_reason"] for row in rows if row["top1_reason"])
     words = [f"{source.replace(':', ' on ', 1)}" for source in sources] + [f"- {reason}" for reason in reasons]
     found += [f"top-1: {'; '.join(words)}"] if words else []
-    if any(row.get("weights") == "drawn" for row in rows):
-        found.append("weights drawn at random, not trained: times and sizes hold, accuracy does not")
+    for weights, meaning in WEIGHTS.items():
+        whose = dict.fromkeys(f"{row['model']} {row['technique']}" for row in rows if row.get("weights") == weights)
+        found += [f"{meaning}: {', '.join(whose)}"] if whose else []
     if any(row["quick"] for row in rows):
         found.append("quick run: few samples, not for comparison")
     latest = rows[-1]

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from refstack import __version__
-from refstack.cli import data, look, measure, verify
+from refstack.cli import data, look, make, measure, verify
 from refstack.errors import RefstackError
 
 
@@ -77,7 +77,9 @@ def common(
 app.command()(measure.bench)
 app.command()(measure.evaluate)
 app.command()(measure.classify)
-app.command()(data.compress)
+app.command()(make.compress)
+app.command()(make.train)
+app.command()(look.points)
 app.command()(look.kernels)
 app.command()(look.explain)
 app.command()(verify.verify)

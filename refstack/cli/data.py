@@ -1,49 +1,14 @@
-"""Verbs that bring or make files: compress, data fetch, data list."""
+"""Verbs that bring data: data fetch, data list."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from refstack.cli.options import Format, Model, View, say, show
+from refstack.cli.options import Format, View, say, show
 
 app = typer.Typer(help="Data sets.", no_args_is_help=True)
-
-
-def compress(
-    model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write (.safetensors).")],
-    technique: Annotated[str, typer.Option("--technique", "-t", help="weight, channel, ternary, int8 or dense.")],
-    level: Annotated[
-        float | None, typer.Option("--level", help="How far: the technique's own measure, see docs.")
-    ] = None,
-    format: Format = View.table,
-) -> None:
-    """Compress a network in one shot and write it as a checkpoint."""
-    from refstack import checkpoint
-    from refstack.compression import compress as run
-    from refstack.models import zoo
-
-    graph = zoo.load(model)
-    small = run(graph, technique, level)
-    checkpoint.save(small, output)
-    show(
-        [
-            {
-                "file": str(output),
-                "technique": technique,
-                "stored_bytes": small.stored_bytes,
-                "of": graph.stored_bytes,
-                "ratio": graph.stored_bytes / small.stored_bytes,
-                "nnz": small.nnz,
-                "macs": small.macs,
-                "sha256": small.sha256(),
-            }
-        ],
-        format,
-    )
 
 
 @app.command()

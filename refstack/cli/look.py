@@ -1,4 +1,4 @@
-"""Verbs that say what there is: kernels, explain, doctor."""
+"""Verbs that say what there is: points, kernels, explain, doctor."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refstack.cli.options import Format, Model, Technique, Threads, View, say, show, words
+from refstack.cli.options import Format, Model, OneShot, Technique, Threads, View, say, show, words
 
 if TYPE_CHECKING:
     from refstack.kernels import Kernel
     from refstack.ops import Op
+
+
+def points(
+    model: Annotated[str, typer.Argument(help="Only this network's.")] = "*",
+    technique: Annotated[str, typer.Option("--technique", "-t", help="Only these, a glob.")] = "*",
+    format: Format = View.table,
+) -> None:
+    """List the trained points: accuracy, parameters, multiply-adds, bytes, and whose weights are shipped."""
+    from fnmatch import fnmatchcase
+
+    from refstack.models import zoo
+
+    found = [
+        {
+            "point": point.name,
+            "top1": {name: round(each["top1"], 2) for name, each in point.accuracy.items()},
+            "params": point.params,
+            "nnz": point.nnz,
+            "macs": point.macs,
+            "stored_bytes": point.stored_bytes,
+            "shipped": point.file is not None,
+        }
+        for point in zoo.points()
+        if fnmatchcase(point.model, model) and fnmatchcase(point.technique, technique)
+    ]
+    show(found, format, ["params", "nnz", "macs", "stored_bytes"])
+    say(f"{len(found)} points; `refstack evaluate -m NAME` runs one that is shipped, `refstack bench -t` times any")
 
 
 def kernels(
@@ -52,6 +79,7 @@ def kernels(
 def explain(
     model: Model,
     technique: Technique = "dense",
+    one_shot: OneShot = False,
     backends: Annotated[str, typer.Option("--backends", "-b", help="In order of preference.")] = "openmp,blas,numpy",
     threads: Threads = 1,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
@@ -59,13 +87,14 @@ def explain(
 ) -> None:
     """The plan of a network: which kernel each layer got, in which layouts, and why others were refused."""
     from refstack.benchmark.artifacts import source
-    from refstack.compression import compress
+    from refstack.compression.trained import under
     from refstack.planner import plan
 
-    graph = source(model, 0)
-    if graph.meta.get("technique") == "drawn":
-        say(f"{model}: weights drawn at random, no checkpoint is there")
-    made = plan(compress(graph, technique), batch, words(backends) or [], threads)
+    whole = source(model, 0)
+    graph, point = under(model, whole, technique, one_shot)
+    if "drawn" in (whole.meta.get("technique"), graph.meta.get("technique")):
+        say(f"{model if point is None else point.name}: weights drawn at random, no checkpoint is there")
+    made = plan(graph, batch, words(backends) or [], threads)
     refusals = {name: choice.refusals for name, choice in made.choices.items()}
     show(
         [

@@ -13,11 +13,13 @@ from refstack.cli.options import (
     Backend,
     Data,
     Format,
+    OneShot,
     Technique,
     Threads,
     View,
     best_backend,
     data_set,
+    network,
     numbers,
     say,
     show,
@@ -43,7 +45,7 @@ def _list(option: str, short: str, help: str) -> typer.models.OptionInfo:
 
 def bench(
     models: Annotated[str | None, _list("--models", "-m", "Names or checkpoint files")] = None,
-    techniques: Annotated[str | None, _list("--techniques", "-t", "dense, weight, channel, ternary, int8")] = None,
+    techniques: Annotated[str | None, _list("--techniques", "-t", "dense, weight, weight-0.8 ..")] = None,
     backends: Annotated[str | None, _list("--backends", "-b", "openmp, blas, numpy")] = None,
     threads: Annotated[str | None, typer.Option("--threads", help="Thread counts, for example 1,2.")] = None,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
@@ -53,6 +55,7 @@ def bench(
         "results/bench.jsonl"
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing journal aside and measure all.")] = False,
+    one_shot: OneShot = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of timing, and of drawn weights.")] = 0,
     view: Annotated[BenchView, typer.Option("--format", "-f", help="What goes to stdout.")] = BenchView.table,
 ) -> None:
@@ -66,7 +69,7 @@ def bench(
         with Shown() as report:
             rows = run(
                 words(models), words(techniques), words(backends), counts, batch, data, quick, output, seed, fresh,
-                report=report,
+                one_shot, report=report,
             )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted: what was finished is in {output}; the same command goes on from there")
@@ -82,6 +85,7 @@ def evaluate(
     model: Annotated[str, typer.Option("--model", "-m", help="Name or checkpoint file.")],
     data: Data = None,
     technique: Technique = "dense",
+    one_shot: OneShot = False,
     backends: Annotated[
         str | None, _list("--backends", "-b", "openmp, blas, numpy; default: the best that runs here")
     ] = None,
@@ -94,11 +98,9 @@ def evaluate(
     from dataclasses import asdict
 
     from refstack import datasets
-    from refstack.compression import compress
     from refstack.evaluation import evaluate as run
-    from refstack.models import zoo
 
-    graph = compress(zoo.load(model), technique)
+    graph = network(model, technique, one_shot)
     dataset = datasets.load(data_set(data))
     found = [run(graph, dataset, backend, threads, batch, limit) for backend in words(best_backend(backends)) or []]
     records = [
@@ -133,6 +135,7 @@ def classify(
     image: Annotated[Path, typer.Argument(help="Any picture; its centre square is scaled to 32 x 32.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Name or checkpoint file.")] = "resnet18",
     technique: Technique = "dense",
+    one_shot: OneShot = False,
     backend: Backend = None,
     threads: Threads = 1,
     top: Annotated[int, typer.Option("--top", help="How many classes.")] = 5,
@@ -140,10 +143,8 @@ def classify(
 ) -> None:
     """The most likely classes of a picture."""
     from refstack import datasets
-    from refstack.compression import compress
     from refstack.evaluation import classify as run
-    from refstack.models import zoo
 
     pixels = datasets.load_image(image)
-    guesses = run(compress(zoo.load(model), technique), pixels, best_backend(backend), threads, top)
+    guesses = run(network(model, technique, one_shot), pixels, best_backend(backend), threads, top)
     show([{"class": name, "probability": round(p, 6)} for name, p in guesses], format, ["probability"])

@@ -7,14 +7,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from refstack.errors import UsageError
 
-Model = Annotated[str, typer.Argument(help="vgg16, resnet18, mobilenet, or a checkpoint file.")]
-Technique = Annotated[str, typer.Option("--technique", "-t", help="dense, weight, channel, ternary or int8.")]
+if TYPE_CHECKING:
+    from refstack.graph import Graph
+
+Model = Annotated[str, typer.Argument(help="vgg16, resnet18, mobilenet, a point (vgg16/weight-0.9), or a file.")]
+Technique = Annotated[str, typer.Option("--technique", "-t", help="dense, weight, weight-0.8, channel, ternary ..")]
+OneShot = Annotated[bool, typer.Option("--one-shot", help="Compress here, without training, whatever was trained.")]
 Backend = Annotated[
     str | None, typer.Option("--backend", "-b", help="openmp, blas or numpy; default: the best that runs here.")
 ]
@@ -45,6 +49,18 @@ def numbers(text: str | None, option: str) -> list[int] | None:
         return None if text is None else [int(word) for word in words(text) or []]
     except ValueError:
         raise UsageError(f"{option}: got {text!r}, wanted whole numbers, for example 1,2") from None
+
+
+def network(model: str, technique: str, one_shot: bool) -> Graph:
+    """A network under a technique, with weights that mean something."""
+    from refstack.compression.trained import under
+    from refstack.errors import DataError
+    from refstack.models import zoo
+
+    graph, point = under(model, zoo.load(model), technique, one_shot)
+    if graph.meta.get("technique") == "drawn" and point is not None:
+        raise DataError(f"{point.name}: its weights are not shipped, only its structure and accuracy (refstack points)")
+    return graph
 
 
 def best_backend(asked: str | None) -> str:
@@ -98,6 +114,8 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        value = [f"{key} {_text(each)}" for key, each in value.items()]
     return escape("\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
 
 

@@ -6,6 +6,7 @@
     channel     removes filters by their L1 norm                    share of channels that go       0.5
     ternary     two bits a weight, two scales a layer               threshold / largest weight      0.05
     int8        eight bits for weights and activations              none
+    half        sixteen bits for weights, arithmetic in float32     none
 
 All work in one shot on a trained network. With `calibration` images weight and ternary take batch-norm statistics anew
 and channel refits the layers that lost inputs, which is worth tens of percent; int8 takes its ranges from them.
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from refstack.compression.channel import prune_channels
+from refstack.compression.half import halve
 from refstack.compression.layers import layers, recode
 from refstack.compression.magnitude import prune_weights
 from refstack.compression.quantize import quantize_int8
@@ -31,12 +33,16 @@ from refstack.formats import FORMATS
 from refstack.graph import Graph
 from refstack.passes import prepare
 
+ROUNDING = ("half", "int8")
+"""Formats that change the numbers they are given."""
+
 TECHNIQUES: dict[str, Callable[..., Graph]] = {
     "dense": prepare,
     "weight": prune_weights,
     "channel": prune_channels,
     "ternary": ternarize,
     "int8": quantize_int8,
+    "half": halve,
 }
 
 
@@ -72,14 +78,14 @@ def compress(graph: Graph, technique: str, level: float | None = None, **options
 
 
 def to_format(graph: Graph, format: str) -> Graph:
-    """The same numbers stored in another format, every convolution and linear layer: dense, csr or ternary.
+    """The same numbers stored in another format, every convolution and linear layer: dense, csr, bsr or ternary.
 
-    Raises      UsageError unknown format, or int8, which changes the numbers and so is a technique; FormatError a
-                weight that the format cannot hold exactly
+    Raises      UsageError unknown format, or int8 or half, which change the numbers and so are techniques; FormatError
+                a weight that the format cannot hold exactly
     """
-    if format not in FORMATS or format == "int8":
-        exact = ", ".join(name for name in FORMATS if name != "int8")
-        hint = "; int8 is a technique: compress(graph, 'int8')" if format == "int8" else ""
+    if format not in FORMATS or format in ROUNDING:
+        exact = ", ".join(name for name in FORMATS if name not in ROUNDING)
+        hint = f"; {format} is a technique: compress(graph, {format!r})" if format in ROUNDING else ""
         raise UsageError(f"no exact format {format!r}, wanted one of {exact}{hint}")
     return recode(graph, FORMATS[format])
 

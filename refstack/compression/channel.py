@@ -3,7 +3,7 @@
     score[k] = sum over c,r,s of |w'[k,c,r,s]|,  w' with batch-norm folded in;  every unit keeps its highest scores
 
 Source      Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets, ICLR 2017. Without retraining
-Next: ternary.py
+Next: fisher.py
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     w'[i] = w[i] if |w[i]| is among the (1 - level) largest of its layer, else 0
 
 Source      Han, Pool, Tran, Dally: Learning both Weights and Connections, NIPS 2015; the rule, without retraining
-Next: channel.py
+Next: masks.py
 """
 
 from __future__ import annotations

@@ -3,12 +3,22 @@
     delta = level * max|w|      w'[i] = +Wp if w[i] > delta,  -Wn if w[i] < -delta,  else 0
     Wp = mean of w over w > delta      Wn = mean of -w over w < -delta
 
-Source      Zhu, Han, Mao, Dally: Trained Ternary Quantization, ICLR 2017, its threshold; the scales are the means that
-            start its training (Li, Zhang, Liu: Ternary Weight Networks, 2016). One shot, no training
+In one shot the scales are those means. Trained, they are learned beside the full-precision weights w that lie behind,
+counted in units of u, the layer's mean |w| beyond the threshold at the start, so that both start near 1:
+
+    w'     = +u*Wp where w > delta,  -u*Wn where w < -delta,  else 0                              g = dL/dw'
+    dL/dWp = u * sum of g over w > delta          dL/dWn = - u * sum of g over w < -delta
+    dL/dw  = Wp * g where w > delta,  Wn * g where w < -delta,  g elsewhere
+
+Wn enters w' with a minus, so its gradient does too.
+Source      Zhu, Han, Mao, Dally: Trained Ternary Quantization, ICLR 2017; the means that start it: Li, Zhang, Liu:
+            Ternary Weight Networks, 2016
 Next: quantize.py
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,10 +48,44 @@ def ternarize(graph: Graph, level: float = 0.05, calibration: Array | None = Non
 
 def threshold(matrix: Array, level: float) -> Array:
     """w' of the formula, float32. A sign that no weight has gets no scale."""
-    delta = np.float32(level) * np.abs(matrix).max(initial=0)
-    above, below = matrix > delta, matrix < -delta
     out = np.zeros_like(matrix)
-    for where in (above, below):
+    for where in _signs(matrix, level):
         if where.any():
             out[where] = matrix[where].mean(dtype=np.float64)
     return out
+
+
+class Gradients(NamedTuple):
+    """By the latent weights, (rows, cols), and by the two scales."""
+
+    latent: Array
+    positive: float
+    negative: float
+
+
+def start(latent: Array, level: float) -> tuple[float, float, float]:
+    """(u, Wp, Wn) at the start: both signs have the scale that `threshold` gives them, or 1 if no weight is beyond."""
+    above, below = _signs(latent, level)
+    size = np.abs(latent.astype(np.float64))
+    unit = size[above | below].mean() if (above | below).any() else 1.0
+    positive, negative = (size[where].mean() / unit if where.any() else 1.0 for where in (above, below))
+    return float(unit), float(positive), float(negative)
+
+
+def quantise(latent: Array, unit: float, positive: float, negative: float, level: float) -> Array:
+    """w' of the formula with given scales.  latent float (rows, cols) -> same shape and dtype"""
+    above, below = _signs(latent, level)
+    return (unit * (positive * above - negative * below)).astype(latent.dtype)
+
+
+def gradients(g: Array, latent: Array, unit: float, positive: float, negative: float, level: float) -> Gradients:
+    """What training goes down: the formulas above for g = dL/dw' (rows, cols)."""
+    above, below = _signs(latent, level)
+    factor = np.where(above, positive, np.where(below, negative, 1))
+    return Gradients(factor * g, float(unit * g[above].sum()), -float(unit * g[below].sum()))
+
+
+def _signs(latent: Array, level: float) -> tuple[Array, Array]:
+    """Where w > delta, where w < -delta."""
+    delta = latent.dtype.type(level) * np.abs(latent).max(initial=0)
+    return latent > delta, latent < -delta

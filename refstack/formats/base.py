@@ -2,7 +2,7 @@
 
 A weight is always a matrix (rows, cols): row k is filter k flattened c, r, s; for a linear layer, output feature k.
 They meet at `affine(columns, bias, activation)`, which every layer calls with its input laid out as columns.
-Next: formats/dense.py, then csr.py, ternary.py, int8.py
+Next: formats/dense.py, then csr.py, bsr.py, half.py, ternary.py, int8.py
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Weight(ABC):
     format: ClassVar[str]
     roundings: ClassVar[int] = 0
     """Roundings a term sees beyond its product and its additions (enters the error bound, docs/numerics)."""
+    sparse: ClassVar[bool] = False
+    """Whether zeros are left out, so that density counts."""
 
     @property
     @abstractmethod

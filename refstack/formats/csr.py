@@ -5,7 +5,7 @@ Layout      indptr   |0 |2 |2 |5 ..|              int32 (rows + 1,)   row k owns
             values   |v0 v1|v2 v3 v4|..           float32 (nnz,)
             bytes    4 * (rows + 1) + 8 * nnz, so smaller than dense below one half density
 A stored zero multiplies; a zero that is not stored contributes nothing, whatever its input.
-Next: ternary.py
+Next: bsr.py
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Csr(Weight):
     """The non-zeros of each row beside their columns.   nbytes = 4*(rows+1) + 8*nnz"""
 
     format: ClassVar[str] = "csr"
+    sparse: ClassVar[bool] = True
     indptr: Array
     indices: Array
     values: Array
@@ -60,23 +61,32 @@ class Csr(Weight):
         return Csr(self.indptr[start : stop + 1] - first, self.indices[first:last], self.values[first:last], self.cols)
 
     def check(self) -> None:
-        require_dtype(self.indptr, np.int32, 1, "csr.indptr")
-        require_dtype(self.indices, np.int32, 1, "csr.indices")
         require_dtype(self.values, np.float32, 1, "csr.values")
-        if self.indptr.size < 1 or self.indptr[0] != 0 or self.indptr[-1] != self.indices.size:
-            raise FormatError(f"csr.indptr: must run from 0 to the {self.indices.size} stored entries")
-        if self.indices.size != self.values.size:
-            raise FormatError(f"csr: {self.indices.size} indices but {self.values.size} values")
-        steps = np.diff(self.indptr.astype(np.int64))  # int32 steps could wrap around
-        if (steps < 0).any():
-            raise FormatError(f"csr.indptr: falls after row {int(np.argmax(steps < 0))}")
-        if self.indices.size and (self.indices.min() < 0 or self.indices.max() >= self.cols):
-            where = int(np.argmax((self.indices < 0) | (self.indices >= self.cols)))
-            wanted = f"0 to {self.cols - 1}"
-            raise FormatError(f"csr.indices: column {self.indices[where]} at entry {where}, wanted {wanted}")
-        rising = np.diff(self.indices) > 0
-        rising[self.indptr[1:-1][(self.indptr[1:-1] > 0) & (self.indptr[1:-1] < self.indices.size)] - 1] = True
-        if not rising.all():
-            where = int(np.argmin(rising)) + 1
-            raise FormatError(f"csr.indices: columns must rise within a row, entry {where} does not")
+        check_pattern("csr", self.indptr, self.indices, self.values.size, self.cols)
         require_finite(self.values, "csr.values")
+
+
+def check_pattern(format: str, indptr: Array, indices: Array, values: int, cols: int) -> None:
+    """FormatError unless every row's columns rise within 0..cols-1 and there is one for each of the `values`."""
+    require_dtype(indices, np.int32, 1, f"{format}.indices")
+    check_pointers(format, indptr, indices.size)
+    if indices.size != values:
+        raise FormatError(f"{format}: {indices.size} indices but {values} values")
+    if indices.size and (indices.min() < 0 or indices.max() >= cols):
+        where = int(np.argmax((indices < 0) | (indices >= cols)))
+        raise FormatError(f"{format}.indices: column {indices[where]} at entry {where}, wanted 0 to {cols - 1}")
+    rising = np.diff(indices) > 0
+    rising[indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < indices.size)] - 1] = True
+    if not rising.all():
+        where = int(np.argmin(rising)) + 1
+        raise FormatError(f"{format}.indices: columns must rise within a row, entry {where} does not")
+
+
+def check_pointers(format: str, indptr: Array, entries: int) -> None:
+    """FormatError unless indptr climbs from 0 to the number of entries."""
+    require_dtype(indptr, np.int32, 1, f"{format}.indptr")
+    if indptr.size < 1 or indptr[0] != 0 or indptr[-1] != entries:
+        raise FormatError(f"{format}.indptr: must run from 0 to the {entries} stored entries")
+    steps = np.diff(indptr.astype(np.int64))  # int32 steps could wrap around
+    if (steps < 0).any():
+        raise FormatError(f"{format}.indptr: falls after row {int(np.argmax(steps < 0))}")

@@ -42,6 +42,7 @@ class Ternary(Weight):
     """Signs packed in 2 bits, one scale for each sign.   nbytes = rows * ceil(cols/4) + 8"""
 
     format: ClassVar[str] = "ternary"
+    sparse: ClassVar[bool] = True
     roundings: ClassVar[int] = 2  # the scale's product, and the difference of the two sums
     codes: Array
     scales: Array

@@ -1,7 +1,10 @@
-"""Where weights come from: the shipped checkpoints by name, any file by path, or drawn from a seed.
+"""Where weights come from: the shipped networks by name, any file by path, or drawn from a seed.
 
-data/manifest.json      {"schema_version": 1, "checkpoints": {name: {"file", "sha256", "golden", "model",
-                        "technique", "accuracy": {data set: {"top1", "correct", "n"}}, "recipe", "seed", ...}}}
+data/manifest.json      {"schema_version": 1,
+                         "checkpoints": {name: {"file", "sha256", "golden", "model", "technique",
+                                         "accuracy": {data set: {"top1", "correct", "n"}}, "recipe", "seed", ...}},
+                         "points": [{"model", "technique", "method", "level", "seed", "layers", ...}]}
+A checkpoint is a network as trained; a point is one that was compressed and trained again (points.py).
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from refstack.errors import ChecksumError, DataError, RefstackError, UsageError
 from refstack.formats import Array, Dense
 from refstack.graph import Graph, Node
 from refstack.models import MODELS
+from refstack.models.points import Point, choose, hint
+from refstack.models.points import parse as parse_points
 from refstack.ops import BatchNorm
 
 SCHEMA_VERSION = 1
@@ -28,12 +33,15 @@ FACTS = ("file", "sha256", "golden", "golden_sha256", "model", "technique", "acc
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Graph:
-    """A trained network: a model's name gives the shipped checkpoint, a path that file.
+    """A trained network: a model's name gives the shipped checkpoint, a point's name that point, a path that file.
 
-    Returns     Graph whose meta carries model, technique, sha256 (of the file) and accuracy where they are known
-    Raises      UsageError no such name or file; ChecksumError the shipped file is not the published one;
-                FormatError, ShapeError the file is not a sound checkpoint
+    Returns     Graph whose meta carries model, technique, sha256 (of the file) and accuracy where they are known, and
+                for a point its full name as `point`
+    Raises      UsageError no such name or file; ChecksumError the shipped file is not the published one; DataError
+                the point's weights are not shipped; FormatError, ShapeError the file is not a sound checkpoint
     """
+    if is_point(name_or_path):
+        return _load_point(point(str(name_or_path)))
     if name_or_path not in MODELS:
         path = _existing(name_or_path)
         graph = checkpoint.load(path)
@@ -45,36 +53,80 @@ def load(name_or_path: str | os.PathLike[str]) -> Graph:
     return replace(graph, meta={**graph.meta, **facts})
 
 
+def is_point(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether this is meant for a point's name: <model>/<what follows>, and no such file."""
+    model, slash, rest = str(name_or_path).partition("/")
+    return bool(slash and rest) and model in MODELS and not Path(name_or_path).exists()
+
+
+def points() -> list[Point]:
+    """Every trained point, in the manifest's order; none in a checkout that was never trained."""
+    path = data_dir() / "manifest.json"
+    return parse_points(_content(path).get("points", []), str(path)) if path.exists() else []
+
+
+def point(name: str) -> Point:
+    """The point of a full or short name (points.py), or UsageError with names like it."""
+    known = points()
+    found = choose(known, name)
+    if found is None:
+        raise hint(known, name)
+    return found
+
+
+def _load_point(point: Point) -> Graph:
+    if point.file is None or point.sha256 is None:
+        raise DataError(
+            f"{point.name}: its weights are not shipped, only its structure and accuracy; "
+            f"`refstack bench` can time it with drawn weights (-m {point.model} -t {point.name.partition('/')[2]})"
+        )
+    graph = checkpoint.load(_file(point.file, point.sha256))
+    facts = {"model": point.model, "technique": point.technique, "point": point.name, "level": point.level}
+    return replace(graph, meta={**facts, "sha256": point.sha256, "accuracy": point.accuracy})
+
+
 def checkpoint_path(model: str) -> Path:
     """The shipped checkpoint of a model, its sha256 compared with the manifest's."""
     entry = _entry(model)
     return _file(entry["file"], entry["sha256"])
 
 
-def golden(model: str) -> dict[str, Array]:
-    """What PyTorch computed with the shipped checkpoint: inputs, logits, predictions and margins (train/publish.py)."""
-    entry = _entry(model)
+def golden(name: str) -> dict[str, Array]:
+    """What PyTorch computed with a shipped network: inputs, logits, predictions and margins (train/publish.py).
+
+    Args        name    a model's, or a point's: its logits are for its model's inputs; int8 has predictions only, by
+                        refstack's own kernels
+    """
+    entry = vars(point(name)) if is_point(name) else _entry(name)
+    if entry["golden"] is None:
+        raise DataError(f"{name}: its weights are not shipped, so nothing is recorded of what they compute")
     return checkpoint.load_arrays(_file(entry["golden"], entry["golden_sha256"]))
 
 
 def manifest() -> dict[str, dict[str, Any]]:
     """The shipped checkpoints' entries by model name."""
     path = data_dir() / "manifest.json"
-    try:
-        content = parse(path.read_text("utf-8"), "manifest")
-        keys(content, {"schema_version", "checkpoints"}, "manifest")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no list of checkpoints ({error}); install refstack again or train") from None
-    except RefstackError as error:
-        raise DataError(f"{path}: {error}") from None
-    if content["schema_version"] != SCHEMA_VERSION:
-        raise DataError(f"{path}: schema version {content['schema_version']}, wanted {SCHEMA_VERSION}; update refstack")
+    content = _content(path)
     checkpoints: dict[str, dict[str, Any]] = content["checkpoints"]
     for name, entry in checkpoints.items():
         missing = [key for key in FACTS if key not in entry]
         if missing:
             raise DataError(f"{path}: the entry of {name} lacks {', '.join(missing)}; install refstack again")
     return checkpoints
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = parse(path.read_text("utf-8"), "manifest")
+        extra = {"points"} if isinstance(content, dict) and "points" in content else set()
+        keys(content, {"schema_version", "checkpoints", *extra}, "manifest")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no list of checkpoints ({error}); install refstack again or train") from None
+    except RefstackError as error:
+        raise DataError(f"{path}: {error}") from None
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise DataError(f"{path}: schema version {content['schema_version']}, wanted {SCHEMA_VERSION}; update refstack")
+    return content
 
 
 def one_shot() -> dict[str, dict[str, Any]]:
@@ -140,8 +192,8 @@ def _entry(model: str) -> dict[str, Any]:
 def _known(name: str) -> None:
     if name not in MODELS:
         near = difflib.get_close_matches(name.lower(), MODELS, 1, 0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"unknown model {name!r}: {hint}wanted one of {', '.join(MODELS)}, or a checkpoint's path")
+        words = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown model {name!r}: {words}wanted one of {', '.join(MODELS)}, or a checkpoint's path")
 
 
 def _existing(name_or_path: str | os.PathLike[str]) -> Path:

@@ -26,11 +26,15 @@ STATE = {"weight": "weight", "bias": "bias", "mean": "running_mean", "var": "run
 
 
 class TorchGraph(nn.Module):
-    """Walks the nodes as reference/engine.py does; `layers` holds a PyTorch module for every node, by its name."""
+    """Walks the nodes as reference/engine.py does; `layers` holds a PyTorch module for every node, by its name.
+
+    `gates` may hold factors for the values of nodes, by name: by them the loss says what a channel is worth.
+    """
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
+        self.gates: dict[str, Tensor] = {}
         shapes = graph.shapes()
         self.layers = nn.ModuleDict({node.name: _module(node, shapes[node.inputs[0]][1]) for node in graph})
 
@@ -40,7 +44,8 @@ class TorchGraph(nn.Module):
         for node in self.graph:
             inputs = [values[name] for name in node.inputs]
             y = inputs[0] + inputs[1] if isinstance(node.op, ops.Add) else self.layers[node.name](inputs[0])
-            values[node.name] = _activate(y, getattr(node.op, "activation", None))
+            y = _activate(y, getattr(node.op, "activation", None))
+            values[node.name] = y * self.gates[node.name] if node.name in self.gates else y
         return values[self.graph.output]
 
 

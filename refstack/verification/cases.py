@@ -206,6 +206,15 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     return ops.Conv2d((3, 3), (st, st), (1,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, size * st, size * st),)
 
 
+def conv_tiles(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """3x3 at stride 1 with enough channels and pixels for algorithms that work on tiles of outputs."""
+    lane, n = max(b for b in blocks if b <= 16), choose.integer(1, 3)
+    c, k = (choose.integer(1, 3) * lane + choose.integer(0, 2) for _ in range(2))
+    p, q = choose.integer(3, 14), choose.integer(3, 14)
+    h, w, padding = square_plane(choose, p, q, 3, 1)
+    return ops.Conv2d((3, 3), (1, 1), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
+
+
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """No padding, or on one side only, or on any, also beyond the window; rows that are whole vectors."""
     r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (2, 1), (1, 3), (3, 1)))
@@ -344,7 +353,8 @@ FAMILIES: dict[str, dict[str, Family]] = {
     "conv2d": {
         "general": conv_general, "square": conv_square, "single": conv_single, "pointwise": conv_pointwise,
         "depthwise": conv_depthwise, "depthwise_general": conv_depthwise_general, "deep": conv_deep,
-        "deepest": conv_deepest, "wide": conv_wide, "map": conv_map, "padding": conv_padding, "named": conv_named,
+        "deepest": conv_deepest, "wide": conv_wide, "map": conv_map, "tiles": conv_tiles,
+        "padding": conv_padding, "named": conv_named,
     },
     "linear": {"general": linear_general, "deep": linear_deep, "deepest": linear_deepest, "many": linear_many},
     "maxpool": {"general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d)},

@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from refstack import ops
-from refstack.formats import FORMATS, Array, Csr, Int8, Quant, Weight
+from refstack.formats import FORMATS, Array, Bsr, Csr, Int8, Quant, Weight
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import Op, Shape
@@ -52,6 +52,8 @@ REAL: dict[str, Draw] = {
     "constant": lambda rng, shape: np.full(shape, rng.uniform(0.1, 1)),
 }
 
+HALF_RANGE = (-65504, 65504)
+BLOCKS = ((16, 1), (4, 1), (2, 3))
 INDEPENDENT = ("normal",)
 """Fills on which the root mean square error is held against the textbook loop's (compare.rms_check)."""
 
@@ -78,7 +80,7 @@ def is_exact(problem: Problem) -> bool:
 def problem_of(choose: Choose, op: Op, inputs: tuple[Shape, ...], format: str, fill: str | None = None) -> Problem:
     """Draw all that is left: density, bias, output dtype, fill (unless it is given), seed."""
     weighted = isinstance(op, WEIGHTED)
-    density = choose.among((1.0, 0.5, 0.1, 0.0)) if weighted and format in ("csr", "ternary") else 1.0
+    density = choose.among((1.0, 0.5, 0.1, 0.0)) if weighted and FORMATS[format].sparse else 1.0
     bias = choose.integer(0, 3) != 3
     narrow = format == "int8" and (not weighted or choose.integer(0, 1) == 1)
     output = "int8" if narrow or isinstance(op, ops.Quantize) else "float32"
@@ -154,6 +156,10 @@ def _weight(problem: Problem) -> Weight:
     matrix = _matrix(problem, rng, shape)
     if case.format == "int8":
         return _int8(problem, rng, matrix)
+    if case.format == "half":
+        matrix = np.clip(matrix, *HALF_RANGE)
+    if case.format == "bsr":
+        return Bsr.encode(matrix, BLOCKS[int(rng.integers(len(BLOCKS)))])
     weight = FORMATS[case.format].encode(matrix.astype(np.float32))
     if isinstance(weight, Csr) and weight.nnz and rng.random() < 0.25:
         weight.values[rng.integers(weight.nnz)] = 0  # a stored zero is allowed
@@ -185,6 +191,8 @@ def _mask(problem: Problem, rng: np.random.Generator, shape: tuple[int, int]) ->
     """Entries kept, with the patterns that break loops: an empty row, the last entry alone."""
     density = problem.case.density
     mask = rng.random(shape) < density
+    if problem.case.format == "bsr":  # most blocks of many weights would hold one
+        mask &= np.repeat(rng.random((-(-shape[0] // 4), shape[1])) < max(density, 0.5), 4, axis=0)[: shape[0]]
     if density < 1 and rng.random() < 0.5:
         mask[rng.integers(shape[0])] = False
     if 0 < density < 1 and rng.random() < 0.5:

@@ -18,7 +18,7 @@ import numpy as np
 
 from refstack.backends import Step, backend
 from refstack.backends.guarded import Guarded, Place
-from refstack.compare import Check, check, rms_check
+from refstack.compare import WORSE, WORSE_BY, Check, check, rms_check
 from refstack.contract import Bound, bound
 from refstack.formats import Array
 from refstack.graph import Node
@@ -211,7 +211,7 @@ class Judge:
     def fault(self, draw: int, inputs: Sequence[Array], y: Array) -> str:
         """In words what is wrong with an output for this draw of the inputs, or nothing."""
         if draw not in self.allowed:
-            self.allowed[draw] = bound(self.node, tuple(inputs))
+            self.allowed[draw] = bound(self.node, tuple(inputs), self.row.algorithm)
         allowed = self.allowed[draw]
         if self.row.nonfinite == "spreads" and self.problem.fill == "special":
             y = np.where(np.isfinite(y), y, allowed.value).astype(y.dtype)  # may be so anywhere; must be so where R is
@@ -222,7 +222,9 @@ class Judge:
         if self.row.exact and is_exact(self.problem):
             return _unequal(y, allowed.value.astype(np.float32))
         if self.problem.fill in INDEPENDENT and isinstance(self.case.op, WEIGHTED) and not allowed.exact:
-            found = rms_check(self.node, inputs[0], y, allowed)
+            worse = WORSE_BY.get(self.row.algorithm, WORSE)
+            plain = allowed if self.row.algorithm == "direct" else None  # the textbook loop's S, whatever the kernel's
+            found = rms_check(self.node, inputs[0], y, plain, worse=worse)
             self.rms = max(self.rms, found.ratio)
             if found.compared and not found.passed:
                 return f"the error is {found.ratio:.3g} times the textbook loop's (rms), allowed are {found.limit:g}"

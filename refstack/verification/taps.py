@@ -56,7 +56,7 @@ def taps(row: Kernel, problem: Problem) -> str:
 @np.errstate(all="ignore")
 def _first_wrong(row: Kernel, node: Node, case: Case, inputs: tuple[Array, ...]) -> Any:
     rig = Rig(row, node, case, inputs, 1)
-    allowed, y = bound(node, inputs), rig.call(inputs, POISON[0]).astype(np.float64)
+    allowed, y = bound(node, inputs, row.algorithm), rig.call(inputs, POISON[0]).astype(np.float64)
     if y.shape != allowed.value.shape:
         return None
     error = np.abs(y - allowed.value)

@@ -1,0 +1,177 @@
+/* Winograd convolution, 3x3 at stride 1: F(M,3) makes M x M outputs of a channel from A*A products (A = M + 2) instead of
+   9*M*M: 36 for 144 with M = 4, 16 for 36 with M = 2.
+
+       V = B' d B      a tile d of A x A inputs, one channel          (once for all filters)
+       U = G w G'      the filter                                      (when the plan is made)
+       y = A' (sum over c of U * V) A + bias                           element by element, then back
+
+   The sum over channels is A*A small matrix products, held in register tiles of KB blocks of output channels x TB tiles.
+   Neighbouring tiles overlap by two pixels, so inputs are transformed (A/M)^2 times as often as they are read.
+
+   Weights    [A*A][k / (KB*V)][c][KB][V k]: for each of the A*A points the panels that a register tile streams
+   Reads      x nchw<V>c;  pack[0] weights;  pack[1] int64 {KB, images in a pass};  bias
+   Writes     y nchw<V>c
+   Scratch    V [A*A][tiles][c], then products [A*A][k / V][tiles][V], for the tiles of a pass
+   Threads    (channel block, row of tiles); (point, group of blocks); (block, row of tiles)
+   Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes, which
+              is what bounds it on small maps at n = 1
+   Source     Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016 */
+#include "rs.h"
+
+enum { MOST = 12 }; /* tiles in registers */
+
+typedef struct {
+    int64_t tiles, rows, columns, images, c, k; /* of a pass; of an image; channels rounded up to whole blocks */
+} grid;
+
+/* One row or column of B' d: A numbers at distance `step`. */
+RS_INLINE void to_points(const rs_vec *d, rs_vec *out, const int step, const int M) {
+#define D(i) d[(i) * step]
+#define O(i) out[(i) * step]
+    if (M == 2) {
+        const rs_vec a = D(0) - D(2), b = D(1) + D(2), c = D(2) - D(1), e = D(1) - D(3);
+        O(0) = a, O(1) = b, O(2) = c, O(3) = e;
+    } else {
+        const rs_vec d0 = D(0), d1 = D(1), d2 = D(2), d3 = D(3), d4 = D(4), d5 = D(5);
+        const rs_vec even = d4 - 4.0f * d2, odd = d3 - 4.0f * d1, near = d4 - d2, far = 2.0f * (d3 - d1);
+        O(0) = 4.0f * d0 - 5.0f * d2 + d4;
+        O(1) = even + odd, O(2) = even - odd;
+        O(3) = near + far, O(4) = near - far;
+        O(5) = 4.0f * d1 - 5.0f * d3 + d5;
+    }
+#undef D
+#undef O
+}
+
+/* One row or column of A' m: A numbers at distance `step` become M. */
+RS_INLINE void from_points(const rs_vec *m, rs_vec *out, const int step, const int M) {
+#define P(i) m[(i) * step]
+    if (M == 2) {
+        const rs_vec plus = P(1) + P(2), minus = P(1) - P(2);
+        out[0] = P(0) + plus, out[step] = minus - P(3);
+    } else {
+        const rs_vec plus = P(1) + P(2), minus = P(1) - P(2), more = P(3) + P(4), less = P(3) - P(4);
+        out[0] = P(0) + plus + more;
+        out[step] = minus + 2.0f * less;
+        out[2 * step] = plus + 4.0f * more;
+        out[3 * step] = minus + 8.0f * less + P(5);
+    }
+#undef P
+}
+
+/* V of one row of tiles, one block of channels. */
+RS_INLINE void transform(const rs_args *a, const float *x, float *points, const grid *g, int64_t row, int64_t first,
+                         const int M) {
+    const int A = M + 2;
+    const int64_t h0 = row * M - a->pd[0];
+    for (int64_t column = 0; column < g->columns; column++) {
+        const int64_t w0 = column * M - a->pd[1];
+        rs_vec d[6 * 6];
+        for (int i = 0; i < A; i++) {
+            const int64_t h = h0 + i;
+            const float *line = x + (h * a->w + w0) * RS_V;
+            if (h < 0 || h >= a->h)
+                RS_UNROLL for (int j = 0; j < A; j++) d[i * A + j] = (rs_vec){0};
+            else if (w0 >= 0 && w0 + A <= a->w)
+                RS_UNROLL for (int j = 0; j < A; j++) d[i * A + j] = rs_load(line + j * RS_V);
+            else
+                for (int j = 0; j < A; j++)
+                    d[i * A + j] = w0 + j >= 0 && w0 + j < a->w ? rs_load(line + j * RS_V) : (rs_vec){0};
+        }
+        RS_UNROLL for (int j = 0; j < A; j++) to_points(d + j, d + j, A, M);
+        RS_UNROLL for (int i = 0; i < A; i++) to_points(d + i * A, d + i * A, 1, M);
+        float *to = points + (first + column) * g->c;
+        RS_UNROLL for (int i = 0; i < A * A; i++) rs_store(to + i * g->tiles * g->c, d[i]);
+    }
+}
+
+/* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[t][c] for KB blocks. */
+RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g, int64_t t, const int KB, const int TB) {
+    rs_vec acc[4][MOST];
+    RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < TB; i++) acc[b][i] = (rs_vec){0};
+    const float *x = v + t * g->c;
+    const int64_t c_end = g->c;
+    for (int64_t c = 0; c < c_end; c++, u += KB * RS_V) {
+        rs_vec w[4];
+        RS_UNROLL for (int b = 0; b < KB; b++) w[b] = rs_load(u + b * RS_V);
+        RS_UNROLL for (int i = 0; i < TB; i++) {
+            const rs_vec xv = rs_all(x[i * c_end + c]);
+            RS_UNROLL for (int b = 0; b < KB; b++) acc[b][i] += xv * w[b];
+        }
+    }
+    RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < TB; i++)
+        rs_store(to + (b * g->tiles + t + i) * RS_V, acc[b][i]);
+}
+
+RS_INLINE void multiply_all(const float *u, const float *v, float *to, const grid *g, const int KB) {
+    int64_t t = 0;
+#define TILES(TB) \
+    if (KB * TB <= RS_ACC) for (; t + TB <= g->tiles; t += TB) multiply(u, v, to, g, t, KB, TB);
+    TILES(12) TILES(8) TILES(6) TILES(4) TILES(2) TILES(1)
+#undef TILES
+}
+static void multiply_1(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 1); }
+static void multiply_2(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 2); }
+static void multiply_4(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 4); }
+
+/* y of one row of tiles, one block of channels. */
+RS_INLINE void finish(const rs_args *a, const float *products, float *y, const grid *g, int64_t row, int64_t first,
+                      rs_vec bias, const int M) {
+    const int A = M + 2;
+    const int64_t point = g->k * g->tiles;
+    for (int64_t column = 0; column < g->columns; column++) {
+        const float *from = products + (first + column) * RS_V;
+        rs_vec m[6 * 6];
+        RS_UNROLL for (int i = 0; i < A * A; i++) m[i] = rs_load(from + i * point);
+        RS_UNROLL for (int j = 0; j < A; j++) from_points(m + j, m + j, A, M);
+        RS_UNROLL for (int i = 0; i < M; i++) from_points(m + i * A, m + i * A, 1, M);
+        const int64_t rows = rs_min(M, a->p - row * M), columns = rs_min(M, a->q - column * M);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++)
+                rs_store(y + ((row * M + i) * a->q + column * M + j) * RS_V, rs_activate(m[i * A + j] + bias, a->activation));
+    }
+}
+
+RS_INLINE void winograd(const rs_args *a, const int M) {
+    const int A = M + 2;
+    const int64_t blocks = rs_ceil(a->c, RS_V), outs = rs_ceil(a->k, RS_V);
+    const int64_t most = ((const int64_t *)a->pack[1])[0], pass = ((const int64_t *)a->pack[1])[1];
+    const int64_t full = outs / most, groups = full + outs % most / 2 + outs % most % 2;
+    const float *u = a->pack[0];
+    for (int64_t n0 = 0; n0 < a->n; n0 += pass) {
+        grid g = {.rows = rs_ceil(a->p, M), .columns = rs_ceil(a->q, M), .images = rs_min(pass, a->n - n0),
+                  .c = blocks * RS_V, .k = outs * RS_V};
+        g.tiles = g.images * g.rows * g.columns;
+        float *points = a->scratch, *products = points + A * A * g.tiles * g.c;
+#pragma omp for collapse(3) schedule(static)
+        for (int64_t n = 0; n < g.images; n++)
+            for (int64_t block = 0; block < blocks; block++)
+                for (int64_t row = 0; row < g.rows; row++) {
+                    const float *x = (const float *)a->x[0] + ((n0 + n) * blocks + block) * a->h * a->w * RS_V;
+                    transform(a, x, points + block * RS_V, &g, row, (n * g.rows + row) * g.columns, M);
+                }
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t point = 0; point < A * A; point++)
+            for (int64_t group = 0; group < groups; group++) {
+                int64_t first = rs_min(group, full) * most, size = most; /* as in rs_blocked.h */
+                if (group >= full) {
+                    size = outs - first >= 2 ? 2 : 1;
+                    if (group > full) first += 2, size = 1;
+                }
+                const float *panel = u + (point * outs + first) * g.c * RS_V, *v = points + point * g.tiles * g.c;
+                float *to = products + (point * outs + first) * g.tiles * RS_V;
+                (size == 4 ? multiply_4 : size == 2 ? multiply_2 : multiply_1)(panel, v, to, &g);
+            }
+#pragma omp for collapse(3) schedule(static)
+        for (int64_t n = 0; n < g.images; n++)
+            for (int64_t block = 0; block < outs; block++)
+                for (int64_t row = 0; row < g.rows; row++) {
+                    float *y = (float *)a->y + ((n0 + n) * outs + block) * a->p * a->q * RS_V;
+                    finish(a, products + block * g.tiles * RS_V, y, &g, row, (n * g.rows + row) * g.columns,
+                           rs_load(a->bias + block * RS_V), M);
+                }
+    }
+}
+
+void rs_conv2d_dense_winograd2(const rs_args *a) { winograd(a, 2); }
+void rs_conv2d_dense_winograd4(const rs_args *a) { winograd(a, 4); }
