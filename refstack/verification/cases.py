@@ -224,7 +224,7 @@ def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
         window = (r, s)[i % 2]
         sides[i] = choose.among((window, (window - 1) // 2, window - 1)) or 1
     top, left, bottom, right = sides
-    h, w = choose.integer(1, 5) + r - 1, choose.among((max(blocks), 2 * max(blocks), 7))
+    h, w = choose.integer(1, 5) + r - 1, max(blocks) * choose.among((1, 1, 2)) if choose.integer(0, 4) else 7
     c, k = sizes(choose, blocks, 2, 2**10)
     return ops.Conv2d((r, s), (1, 1), (top, left, bottom, right), (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
 
