@@ -12,7 +12,7 @@ from networks import images, integers, small
 
 from refstack import ops
 from refstack.backends import Step, backend, openmp
-from refstack.compare import Check, RmsCheck, check, check_step, reference_error, rms_check
+from refstack.compare import Check, RmsCheck, check, check_plan, check_step, reference_error, rms_check
 from refstack.contract import SAMPLE, U, bound, textbook
 from refstack.formats import Array, Dense
 from refstack.graph import Node
@@ -127,6 +127,13 @@ def test_every_step_is_named_and_right(made: Plan) -> None:
         assert found.compared == np.prod(step.case.shape)
         kinds.add(type(step.node.op))
     assert {Reorder, ops.Conv2d} <= kinds
+
+
+@needs_compiler
+def test_a_plan_is_checked_with_its_own_threads(made: Plan) -> None:
+    found = check_plan(made, images(made.graph, whole=True))
+    assert found.passed
+    assert found.logit_error == 0
 
 
 def after(step: Step, change: Callable[[Step], None], monkeypatch: pytest.MonkeyPatch) -> Check:

@@ -11,7 +11,7 @@ import pytest
 
 from refstack import ops
 from refstack.contract import EXP_ULPS, TINY, U, bound, gamma
-from refstack.formats import Array, Csr, Dense
+from refstack.formats import Array, Csr, Dense, Ternary
 from refstack.graph import Node
 from refstack.kernels import Reorder
 from refstack.reference import layer
@@ -41,8 +41,8 @@ def test_batchnorm(eps: float, bias: bool) -> None:
     for (n, c, h, w), limit in np.ndenumerate(found.limit):
         a = abs(float(weight[c])) / math.sqrt(float(var[c]) + eps)
         s = a * abs(float(x[n, c, h, w])) + a * abs(float(mean[c])) + (abs(float(beta[c])) if bias else 0)
-        assert found.scale[n, c, h, w] == pytest.approx(s, rel=1e-12)
-        assert limit == pytest.approx(g(8) * s, rel=1e-12)
+        assert found.scale[n, c, h, w] == pytest.approx(s, rel=1e-12, abs=0)
+        assert limit == pytest.approx(g(8) * s, rel=1e-12, abs=0)
 
 
 def test_batchnorm_of_nothing() -> None:
@@ -101,14 +101,14 @@ DENSE = Node("y", ops.Linear(1), ("x",), Dense.encode(np.array([[1, 0, 2]])))
 
 
 def test_what_is_not_stored_annihilates_infinity() -> None:
-    x = np.array([[3, np.inf, 4], [3, 5, 4]], np.float32)
+    x = np.array([[3, np.inf, 4], [3, 5, 4], [3, 5, np.inf]], np.float32)
     sparse = bound(replace(DENSE, weight=Csr.encode(np.array([[1, 0, 2]]))), (x,))
-    assert sparse.value.tolist() == [[11], [11]]
-    assert sparse.scale.tolist() == [[11], [11]]
-    assert sparse.terms.tolist() == [[2], [2]]
+    assert sparse.value.tolist() == [[11], [11], [np.inf]]
+    assert sparse.scale.tolist() == [[11], [11], [3]]
+    assert sparse.terms.tolist() == [[2], [2], [1]]
     dense = bound(DENSE, (x,))
     assert np.isnan(dense.value[0])
-    assert dense.scale.tolist() == [[11], [11]]
+    assert dense.scale.tolist() == [[11], [11], [3]]
 
 
 def test_infinities_of_both_signs_warn_of_nothing() -> None:
@@ -120,4 +120,22 @@ def test_products_below_the_smallest_number() -> None:
     """Each may be lost whole: 2**-150 a product."""
     x = np.full((1, 3), 2.0**-149, np.float32)
     found = bound(DENSE, (x,))
-    assert found.limit.item() == pytest.approx(2 * 2.0**-150 + float(gamma(2)) * 3 * 2.0**-149, rel=1e-9)
+    assert found.limit.item() == pytest.approx(2 * 2.0**-150 + float(gamma(2)) * 3 * 2.0**-149, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(("scales", "s", "reach"), [((0.5, 0.25), [4.5, 3], [11, 8]), ((4, 2), [29, 17], [29, 17])])
+@pytest.mark.parametrize("activation", [None, "relu6"])
+def test_ternary_sums_reach_what_they_are_before_scaling(
+    scales: tuple[float, float], s: list[float], reach: list[float], activation: ops.Activation | None
+) -> None:
+    """sum of |x|, or S = positive * 3 + negative * 8 + 1 where the scales are above one; infinity is left out."""
+    weight = Ternary.encode(np.array([[scales[0], 0, -scales[1]]]))
+    node = Node("y", ops.Linear(1, activation), ("x",), weight, np.array([-1], np.float32))
+    found = bound(node, (np.array([[3, 5, 8], [np.inf, 5, 8]], np.float32),))
+    assert found.scale.ravel().tolist() == s
+    assert found.reach.ravel().tolist() == reach
+
+
+def test_only_ternary_sums_reach_further_than_their_scale() -> None:
+    found = bound(DENSE, (np.array([[3, 5, 4]], np.float32),))
+    assert found.reach is found.scale

@@ -76,7 +76,7 @@ def test_the_list_is_complete() -> None:
     """Every number of the plan is here, or its absence is explained."""
     words = [mutant.number for mutant in hand.ALL]
     assert len(set(words)) == len(words)
-    assert {int(re.match(r"\d+", mutant.number)[0]) for mutant in (*hand.KERNELS, *hand.PYTHON)} == set(range(1, 56))
+    assert {int(re.match(r"\d+", mutant.number)[0]) for mutant in (*hand.KERNELS, *hand.PYTHON)} >= set(range(1, 56))
     assert len(hand.KERNELS) + len(hand.PYTHON) + len(hand.SANITIZED) == len(hand.ALL)
     assert all(hand.NOT_YET.values())
 

@@ -173,10 +173,10 @@ def conv_square(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_pointwise(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """1x1."""
-    st, n = choose.among((1, 1, 2)), choose.integer(1, 2)
+    st, n = choose.among(((1, 1), (1, 1), (2, 2), (1, 2), (2, 1))), choose.integer(1, 2)
     c, k, p, q = sizes(choose, blocks, 4, MOST_MACS // n)
-    h, w = p * st - choose.integer(0, st - 1), q * st - choose.integer(0, st - 1)
-    return ops.Conv2d((1, 1), (st, st), (0, 0, 0, 0), (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
+    h, w = p * st[0] - choose.integer(0, st[0] - 1), q * st[1] - choose.integer(0, st[1] - 1)
+    return ops.Conv2d((1, 1), st, (0, 0, 0, 0), (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
 
 def conv_single(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
@@ -224,7 +224,7 @@ def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
         window = (r, s)[i % 2]
         sides[i] = choose.among((window, (window - 1) // 2, window - 1)) or 1
     top, left, bottom, right = sides
-    h, w = choose.integer(1, 5) + r - 1, choose.among((max(blocks), 2 * max(blocks), 7))
+    h, w = choose.integer(1, 5) + r - 1, max(blocks) * choose.among((1, 1, 2)) if choose.integer(0, 4) else 7
     c, k = sizes(choose, blocks, 2, 2**10)
     return ops.Conv2d((r, s), (1, 1), (top, left, bottom, right), (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
 
