@@ -1,11 +1,11 @@
-/* Winograd convolution, 3x3 at stride 1: F(M,3) makes M x M outputs of a channel from A*A products (A = M + 2) instead of
-   9*M*M: 36 for 144 with M = 4, 16 for 36 with M = 2.
+/* Winograd convolution, 3x3 at stride 1: F(M,3) makes M x M outputs of a channel from A*A products (A = M + 2) instead
+   of 9*M*M: 36 for 144 with M = 4, 16 for 36 with M = 2.
 
        V = B' d B      a tile d of A x A inputs, one channel          (once for all filters)
        U = G w G'      the filter                                      (when the plan is made)
        y = A' (sum over c of U * V) A + bias                           element by element, then back
 
-   The sum over channels is A*A small matrix products, held in register tiles of KB blocks of output channels x TB tiles.
+   The sum over channels is A*A small matrix products, in register tiles of KB blocks of output channels x TB tiles.
    Neighbouring tiles overlap by two pixels, so inputs are transformed (A/M)^2 times as often as they are read.
 
    Weights    [A*A][k / (KB*V)][c][KB][V k]: for each of the A*A points the panels that a register tile streams
@@ -86,7 +86,8 @@ RS_INLINE void transform(const rs_args *a, const float *x, float *points, const 
 }
 
 /* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[t][c] for KB blocks. */
-RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g, int64_t t, const int KB, const int TB) {
+RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g, int64_t t, const int KB,
+                        const int TB) {
     rs_vec acc[4][MOST];
     RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < TB; i++) acc[b][i] = (rs_vec){0};
     const float *x = v + t * g->c;
@@ -126,9 +127,10 @@ RS_INLINE void finish(const rs_args *a, const float *products, float *y, const g
         RS_UNROLL for (int j = 0; j < A; j++) from_points(m + j, m + j, A, M);
         RS_UNROLL for (int i = 0; i < M; i++) from_points(m + i * A, m + i * A, 1, M);
         const int64_t rows = rs_min(M, a->p - row * M), columns = rs_min(M, a->q - column * M);
+        float *corner = y + (row * M * a->q + column * M) * RS_V;
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < columns; j++)
-                rs_store(y + ((row * M + i) * a->q + column * M + j) * RS_V, rs_activate(m[i * A + j] + bias, a->activation));
+                rs_store(corner + (i * a->q + j) * RS_V, rs_activate(m[i * A + j] + bias, a->activation));
     }
 }
 
