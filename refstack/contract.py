@@ -73,7 +73,7 @@ def bound(node: Node, inputs: tuple[Array, ...], algorithm: str = "direct") -> B
     if isinstance(node.op, ONE_ROUNDING) or isinstance(node.weight, Int8):
         return Bound(layer(node, *inputs), zero, zero, zero, zero, exact=True)
     x = inputs[0].astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore"):
         limits = _transformed(node, x, ALGORITHMS[algorithm]) if algorithm in ALGORITHMS else _limit(node, x)
         return Bound(layer(node, x), *limits, _reach(node, x, limits[1]), exact=False)
 
@@ -142,8 +142,8 @@ def _reach(node: Node, x: Array, scale: Array) -> Array:
     if not isinstance(weight, Ternary):
         return scale
     unscaled = replace(weight, scales=np.ones(2, np.float32))
-    plain = replace(node, op=replace(node.op, activation=None), weight=unscaled, bias=None)  # type: ignore[call-arg]
-    plain = replace(plain, weight=Dense.encode(np.abs(unscaled.decode())))
+    linear_op = replace(node.op, activation=None)  # type: ignore[call-arg]
+    plain = replace(node, op=linear_op, weight=Dense.encode(np.abs(unscaled.decode())), bias=None)
     return np.maximum(scale, layer(plain, np.abs(np.where(np.isfinite(x), x, 0))))
 
 

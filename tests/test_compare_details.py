@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from networks import images, integers, small
 
-from refstack import ops
+from refstack import compare, ops
 from refstack.backends import Step, backend, openmp
 from refstack.compare import Check, RmsCheck, check, check_plan, check_step, reference_error, rms_check
 from refstack.contract import SAMPLE, U, bound, textbook
@@ -92,6 +92,18 @@ def test_rms_leaves_out_empty_sums_and_sums_that_may_overflow(scale: float) -> N
     assert found.passed
 
 
+@pytest.mark.parametrize(("activation", "top"), [("relu", np.inf), ("relu6", 6)])
+def test_rms_leaves_out_what_an_activation_clips(activation: str, top: float) -> None:
+    node, x = short_sums(images=60)
+    node = replace(node, op=replace(node.op, activation=activation))
+    y = layer(node, x)
+    r = layer(node, x.astype(np.float64))
+    kept = np.flatnonzero((r > 0) & (r < top))
+    assert 256 < len(kept) <= np.count_nonzero(r > 0)
+    assert (len(kept) < np.count_nonzero(r > 0)) == (top == 6)
+    assert rms_check(node, x, y).compared == len(kept)
+
+
 def test_rms_floor_is_half_a_rounding() -> None:
     """The plain loop makes no error, so the unit is u / 8."""
     node = Node("y", ops.Linear(16), ("x",), Dense.encode(np.ones((16, 2))))
@@ -130,8 +142,16 @@ def test_every_step_is_named_and_right(made: Plan) -> None:
 
 
 @needs_compiler
-def test_a_plan_is_checked_with_its_own_threads(made: Plan) -> None:
+def test_a_plan_is_checked_with_its_own_threads(made: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = set()
+
+    def noted(step: Step, threads: int) -> Check:
+        asked.add(threads)
+        return check_step(step, threads)
+
+    monkeypatch.setattr(compare, "check_step", noted)
     found = check_plan(made, images(made.graph, whole=True))
+    assert asked == {2}
     assert found.passed
     assert found.logit_error == 0
 

@@ -45,10 +45,13 @@ def test_batchnorm(eps: float, bias: bool) -> None:
         assert limit == pytest.approx(g(8) * s, rel=1e-12, abs=0)
 
 
-def test_batchnorm_of_nothing() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_batchnorm_of_nothing(bias: bool) -> None:
     zero = np.zeros(2, np.float32)
-    node = Node("y", ops.BatchNorm(1.0), ("x",), Dense.encode(zero[:, None]), zero, zero, zero)
-    assert (bound(node, (reals(1, 2, 1, 1),)).limit == 8 * TINY).all()
+    node = Node("y", ops.BatchNorm(1.0), ("x",), Dense.encode(zero[:, None]), zero if bias else None, zero, zero)
+    found = bound(node, (reals(1, 2, 1, 1),))
+    assert (found.limit == 8 * TINY).all()
+    assert found.limit.dtype == found.scale.dtype == np.float64
 
 
 @pytest.mark.parametrize(("op", "count"), [(ops.AvgPool2d((2, 3)), 6), (ops.GlobalAvgPool(), 20)])

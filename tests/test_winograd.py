@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import images, integers, small
 
 from refstack.backends import Step, backend
+from refstack.compare import check_step
 from refstack.contract import bound, gamma
 from refstack.formats import Array, Dense
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel, candidates, parse_case
 from refstack.ops import Conv2d
+from refstack.planner import plan
 from refstack.reference.conv import conv2d
 from refstack.verification.verdicts import verdict
 from refstack.winograd import ALGORITHMS, F2, F4, Winograd
@@ -66,6 +69,21 @@ def test_bound_by_plain_loops(name: str) -> None:
                 assert np.broadcast_to(found.limit, (n, k, p, q))[0, f, i, j] == pytest.approx(limit, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_limit_is_the_formula_and_infinities_add_nothing(name: str) -> None:
+    op, w = layer_of((1, 1, 1, 1), c=2, k=2)
+    x = RNG.standard_normal((1, 2, 5, 5)).astype(np.float32)
+    x[0, 0, 2, 2], x[0, :, 0] = 0, 0
+    for scale in (1.0, 1e-42):  # tiny: what underflow may cost decides
+        node = Node("y", op, ("x",), Dense.encode(w.reshape(2, -1) * scale))
+        found, roundings = bound(node, (x,), name), 2 + ALGORITHMS[name].roundings
+        limit = gamma(roundings) * found.scale * (1 + 2.0**-20) + roundings * 2.0**-126
+        np.testing.assert_allclose(found.limit, limit, rtol=1e-12)
+        holed = x.copy()
+        holed[0, 0, 2, 2] = np.inf
+        np.testing.assert_array_equal(bound(node, (holed,), name).scale, found.scale)
+
+
 def computed(algorithm: Winograd) -> Callable[[Step], None]:
     """A kernel that rounds to float32 at every stage, with these matrices."""
 
@@ -97,6 +115,25 @@ def test_the_right_matrices_pass() -> None:
     for name, algorithm in ALGORITHMS.items():
         found = verdict(planted(computed(algorithm), name), examples=40)
         assert found.state == "PASS", found
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_step_is_held_to_its_kernels_own_bound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    numpy, graph = backend("numpy"), integers(small())
+    rows = (planted(computed(ALGORITHMS[name]), name), *numpy.kernels())
+    monkeypatch.setattr(numpy, "kernels", lambda: rows)
+    made, x = plan(graph, 2, "numpy"), images(graph)
+    made.run(x)
+    step = next(step for step in made.steps if step.kernel.algorithm == name)
+    found = check_step(step, 1)
+
+    def worst(algorithm: str) -> float:
+        allowed = bound(step.node, step.inputs, algorithm)
+        error = np.abs(step.output - allowed.value)
+        return float((error[error > 0] / allowed.limit[error > 0]).max())
+
+    assert found.worst == pytest.approx(worst(name))
+    assert worst("direct") > 2 * worst(name)
 
 
 def changed(matrix: str, at: tuple[int, int], factor: float) -> Winograd:
