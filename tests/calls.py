@@ -42,7 +42,7 @@ class Call:
     """
 
     def __init__(self, row: Kernel, node: Node, inputs: Sequence[Array], threads: int = 1, offset: int = 0) -> None:
-        self.case = case(node, inputs)
+        self.case, self.algorithm = case(node, inputs), row.algorithm
         self.source, self.target = row.layouts
         if isinstance(node.op, Reorder):
             self.source, self.target = node.op.source, node.op.target

@@ -208,7 +208,7 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_tiles(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """3x3 at stride 1 with enough channels and pixels for algorithms that work on tiles of outputs."""
-    lane, n = max(b for b in blocks if b <= 16), choose.integer(1, 3)
+    lane, n = min(blocks[0], 16), choose.integer(1, 3)
     c, k = (choose.integer(1, 3) * lane + choose.integer(0, 2) for _ in range(2))
     p, q = choose.integer(3, 14), choose.integer(3, 14)
     h, w, padding = square_plane(choose, p, q, 3, 1)
