@@ -77,10 +77,10 @@ class Bsr(Weight):
         return y.reshape(-1, m)[: self.height]
 
     def rows(self, start: int, stop: int) -> Bsr:
-        """Cut between blocks, or through them: then anew, and blocks of nothing but stored zeros are gone."""
+        """Cut between blocks, or through them: then what is left are blocks of one row, stored zeros among them."""
         r, first = self.block[0], start // self.block[0]
         if start % r or (stop % r and stop < self.height):
-            return Bsr.encode(self.decode()[start:stop], self.block)
+            return self._flat().rows(start, stop)
         low, high = self.indptr[first], self.indptr[-(-stop // r)]
         indptr = self.indptr[first : -(-stop // r) + 1] - low
         return Bsr(indptr, self.indices[low:high], self.values[low:high], stop - start, self.cols)
@@ -94,6 +94,15 @@ class Bsr(Weight):
         pattern = Csr.encode(stored)
         rows = np.repeat(np.arange(self.height), np.diff(pattern.indptr))
         return Csr(pattern.indptr, pattern.indices, self.decode()[rows, pattern.indices], self.cols)
+
+    def _flat(self) -> Bsr:
+        """The same in blocks of 1 x c."""
+        rows, within = np.divmod(np.arange(self.height), self.block[0])
+        stored = np.diff(self.indptr)[rows]
+        indptr = np.concatenate([[0], np.cumsum(stored)]).astype(np.int32)
+        source = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], stored)
+        values = self.values[source, np.repeat(within, stored)][:, None]
+        return Bsr(indptr, self.indices[source], values, self.height, self.cols)
 
     def _block_rows(self) -> Array:
         return np.repeat(np.arange(self.indptr.size - 1), np.diff(self.indptr))
