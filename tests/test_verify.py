@@ -232,8 +232,10 @@ def test_real_layers() -> None:
     assert all("_to-int8" in p.case.word for p in real_problems(rows["linear.int8.numpy.reference"], 0))
 
 
-def test_full_profile_adds_the_real_layers() -> None:
-    (found,) = verify("linear.dense.blas.*", backends=["blas"], profile="full")
+@pytest.mark.parametrize(("row", "seed"), [("linear.dense.blas.gemm", 0), ("linear.int8.numpy.reference", 7)])
+def test_full_profile_adds_the_real_layers(row: str, seed: int) -> None:
+    """With seed 7 a classifier's outputs are all 127: that tells nothing, and takes nothing from the drawn problems."""
+    (found,) = verify(row, backends=[row.split(".")[2]], profile="full", seed=seed)
     assert found.state == "PASS", found
     assert found.cases > 300
 

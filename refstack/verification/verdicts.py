@@ -86,11 +86,13 @@ def problems(row: Kernel, count: int, seed: int) -> list[Problem]:
 
 def verdict(
     row: Kernel, examples: int = 36, seed: int = 0, examine: Examine = in_process,
-    given: Iterable[Problem] | None = None, explain: Callable[[Kernel, Problem], str] | None = None,
+    given: Iterable[Problem] | None = None, more: Iterable[Problem] = (),
+    explain: Callable[[Kernel, Problem], str] | None = None,
 ) -> Verdict:  # fmt: skip
     """Examine one row until the first fault.
 
     Args        given       problems to examine instead of `examples` drawn ones
+                more        problems to examine behind the drawn ones
                 explain     asked about the smallest problem that fails
     """
     start, cases, telling, compared, worst, rms = time.perf_counter(), 0, 0, 0, 0.0, 0.0
@@ -100,7 +102,7 @@ def verdict(
         return Verdict(row.name, state, cases, compared, worst, rms, reason, case, where, time.perf_counter() - start)
 
     listed = problems(row, examples, seed) if given is None else list(given)
-    for problem in listed:
+    for problem in (*listed, *more):
         cases += 1
         found = examine(row, problem)
         compared, telling = compared + found.compared, telling + found.telling
@@ -271,16 +273,5 @@ def _judge(row: Kernel, problem: Problem | None, profile: Profile, seed: int, ex
         if reason := row.refusal(problem.case):
             return Verdict(row.name, "SKIP", reason=f"does not take this case: {reason}")
         return verdict(row, examine=examine, given=[problem], explain=examine.explain)
-    found = verdict(row, profile.examples, seed, examine, explain=examine.explain)
-    if found.state != "PASS" or not profile.layers:
-        return found
-    layers = real_problems(row, seed)
-    if not layers:
-        return found
-    large = verdict(row, examine=examine, given=layers, explain=examine.explain)
-    if large.state != "PASS":
-        return large
-    return replace(
-        large, cases=found.cases + large.cases, compared=found.compared + large.compared,
-        worst=max(found.worst, large.worst), rms=max(found.rms, large.rms), seconds=found.seconds + large.seconds,
-    )  # fmt: skip
+    layers = real_problems(row, seed) if profile.layers else ()
+    return verdict(row, profile.examples, seed, examine, more=layers, explain=examine.explain)
