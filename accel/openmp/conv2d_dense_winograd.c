@@ -16,7 +16,7 @@
    Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes, which
               is what bounds it on small maps at n = 1
    Source     Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016 */
-#include "rs.h"
+#include "rs_groups.h"
 
 enum { MOST = 12 }; /* tiles in registers */
 
@@ -115,6 +115,9 @@ static void multiply_1(const float *u, const float *v, float *to, const grid *g)
 static void multiply_2(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 2); }
 static void multiply_4(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 4); }
 
+typedef void multiply_fn(const float *, const float *, float *, const grid *);
+static multiply_fn *const MULTIPLY[3] = {multiply_1, multiply_2, multiply_4};
+
 /* y of one row of tiles, one block of channels. */
 RS_INLINE void finish(const rs_args *a, const float *products, float *y, const grid *g, int64_t row, int64_t first,
                       rs_vec bias, const int M) {
@@ -138,7 +141,7 @@ RS_INLINE void winograd(const rs_args *a, const int M) {
     const int A = M + 2;
     const int64_t blocks = rs_ceil(a->c, RS_V), outs = rs_ceil(a->k, RS_V);
     const int64_t most = ((const int64_t *)a->pack[1])[0], pass = ((const int64_t *)a->pack[1])[1];
-    const int64_t full = outs / most, groups = full + outs % most / 2 + outs % most % 2;
+    const int64_t groups = rs_groups(outs, most);
     const float *u = a->pack[0];
     for (int64_t n0 = 0; n0 < a->n; n0 += pass) {
         grid g = {.rows = rs_ceil(a->p, M), .columns = rs_ceil(a->q, M), .images = rs_min(pass, a->n - n0),
@@ -155,14 +158,10 @@ RS_INLINE void winograd(const rs_args *a, const int M) {
 #pragma omp for collapse(2) schedule(static)
         for (int64_t point = 0; point < A * A; point++)
             for (int64_t group = 0; group < groups; group++) {
-                int64_t first = rs_min(group, full) * most, size = most; /* as in rs_blocked.h */
-                if (group >= full) {
-                    size = outs - first >= 2 ? 2 : 1;
-                    if (group > full) first += 2, size = 1;
-                }
-                const float *panel = u + (point * outs + first) * g.c * RS_V, *v = points + point * g.tiles * g.c;
-                float *to = products + (point * outs + first) * g.tiles * RS_V;
-                (size == 4 ? multiply_4 : size == 2 ? multiply_2 : multiply_1)(panel, v, to, &g);
+                const rs_group part = rs_group_of(group, outs, most);
+                const float *panel = u + (point * outs + part.first) * g.c * RS_V;
+                float *to = products + (point * outs + part.first) * g.tiles * RS_V;
+                MULTIPLY[part.size / 2](panel, points + point * g.tiles * g.c, to, &g);
             }
 #pragma omp for collapse(3) schedule(static)
         for (int64_t n = 0; n < g.images; n++)

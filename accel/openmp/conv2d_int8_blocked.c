@@ -14,6 +14,7 @@
    Scratch    one padded image (ceil(c/CB), h+pd, w+pd, CB) bytes
    Threads    (group of blocks, output row) in that order
    Cost       n*k*p*q * c*r*s multiply-adds, 4*V an instruction with VNNI */
+#include "rs_groups.h"
 #include "rs_int8.h"
 
 typedef struct {
@@ -99,8 +100,7 @@ static void pad(const rs_args *a, int64_t n, int64_t cb, int64_t zero_point) {
 
 void rs_conv2d_int8_blocked(const rs_args *a) {
     const int64_t cb = a->x_block > 1 ? RS_V : 4, blocks = rs_ceil(a->c, cb), outs = rs_ceil(a->k, RS_V);
-    const int64_t *sizes = a->pack[1], most = sizes[0], full = outs / most;
-    const int64_t groups = full + outs % most / 2 + outs % most % 2;
+    const int64_t *sizes = a->pack[1], most = sizes[0], groups = rs_groups(outs, most);
     const rs_finish f = rs_finish_of(a, 2, outs * RS_V);
     const int64_t flat = a->r * a->s == 1 && a->st[0] == 1 && a->st[1] == 1 && !rs_padded(a);
     /* 1x1 at stride 1 knows no rows: the plane is one line, cut into pieces that threads can share */
@@ -112,17 +112,12 @@ void rs_conv2d_int8_blocked(const rs_args *a) {
         for (int64_t group = 0; group < groups; group++)
             for (int64_t i = 0; i < p; i++)
                 for (int64_t j = 0; j < pieces; j++) {
-                    /* groups of `most` blocks, then one of 2, then one of 1 */
-                    int64_t first = rs_min(group, full) * most, size = most;
-                    if (group >= full) {
-                        size = outs - first >= 2 ? 2 : 1;
-                        if (group > full) first += 2, size = 1;
-                    }
+                    const rs_group g = rs_group_of(group, outs, most);
                     const image m = {.a = a, .f = &f, .x = a->scratch, .blocks = blocks, .h = h, .w_ = w,
                                      .p = p, .q = q,
-                                     .w = (const int8_t *)a->pack[0] + first * RS_V * blocks * a->r * a->s * cb,
-                                     .k = first * RS_V, .y = (n * outs + first) * p * q * RS_V};
-                    ROWS[a->x_block > 1][a->st[1] == 2][size / 2](&m, i, j * piece, rs_min(q, (j + 1) * piece));
+                                     .w = (const int8_t *)a->pack[0] + g.first * RS_V * blocks * a->r * a->s * cb,
+                                     .k = g.first * RS_V, .y = (n * outs + g.first) * p * q * RS_V};
+                    ROWS[a->x_block > 1][a->st[1] == 2][g.size / 2](&m, i, j * piece, rs_min(q, (j + 1) * piece));
                 }
     }
 }

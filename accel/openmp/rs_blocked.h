@@ -24,7 +24,7 @@
 #ifndef RS_BLOCKED_H
 #define RS_BLOCKED_H
 
-#include "rs.h"
+#include "rs_groups.h"
 
 typedef struct {
     const float *x, *bias; /* of this image, this group of blocks */
@@ -88,8 +88,8 @@ static row_fn *const ROWS[2][2][3] = {
 /* The whole layer; conv2d_dense_blocked.c and conv2d_ternary_blocked.c call it. */
 RS_INLINE void rs_blocked(const rs_args *a, rs_vec table) {
     const int64_t vin = a->x_block, blocks = rs_ceil(a->c, vin), outs = rs_ceil(a->k, RS_V);
-    const int64_t most = *(const int64_t *)a->pack[1], padded = a->pd[1] || a->pd[3];
-    const int64_t groups = outs / most + outs % most / 2 + outs % most % 2;
+    const int64_t most = *(const int64_t *)a->pack[1], groups = rs_groups(outs, most);
+    const int64_t padded = a->pd[1] || a->pd[3];
     const int64_t flat = a->r * a->s == 1 && a->st[0] == 1 && a->st[1] == 1 && !rs_padded(a);
     /* 1x1 at stride 1 knows no rows: the plane is one line, cut into pieces that threads can share */
     const int64_t h = flat ? 1 : a->h, w = flat ? a->h * a->w : a->w + a->pd[1] + a->pd[3];
@@ -107,21 +107,15 @@ RS_INLINE void rs_blocked(const rs_args *a, rs_vec table) {
             for (int64_t n = 0; n < pass; n++)
                 for (int64_t i = 0; i < p; i++)
                     for (int64_t j = 0; j < pieces; j++) {
-                        /* groups of `most` blocks, then one of 2, then one of 1 */
-                        int64_t first = rs_min(group, outs / most) * most, size = most;
-                        if (group >= outs / most) {
-                            const int64_t left = outs - first;
-                            size = left >= 2 ? 2 : 1;
-                            if (group > outs / most) first += 2, size = 1;
-                        }
+                        const rs_group g = rs_group_of(group, outs, most);
                         const image m = {
                             .x = x + n * in, .table = table,
-                            .w = (const rs_stored *)a->pack[0] + first * blocks * a->r * a->s * vin * RS_STORED,
-                            .bias = a->bias + first * RS_V,
-                            .y = (float *)a->y + (n0 + n) * out + first * p * q * RS_V,
+                            .w = (const rs_stored *)a->pack[0] + g.first * blocks * a->r * a->s * vin * RS_STORED,
+                            .bias = a->bias + g.first * RS_V,
+                            .y = (float *)a->y + (n0 + n) * out + g.first * p * q * RS_V,
                             .blocks = blocks, .h = h, .w_ = w, .top = a->pd[0], .p = p, .q = q, .r = a->r, .s = a->s,
                             .st = a->st[0], .dh = a->dl[0], .dw = a->dl[1], .activation = a->activation};
-                        ROWS[vin > 1][a->st[1] == 2][size / 2](&m, i, j * piece, rs_min(q, (j + 1) * piece));
+                        ROWS[vin > 1][a->st[1] == 2][g.size / 2](&m, i, j * piece, rs_min(q, (j + 1) * piece));
                     }
     }
 }

@@ -16,7 +16,7 @@
 #ifndef RS_MAP_H
 #define RS_MAP_H
 
-#include "rs.h"
+#include "rs_groups.h"
 
 typedef struct {
     const float *x, *bias;
@@ -70,21 +70,17 @@ static map_fn *const MAPS[2][2][3] = {
 /* The whole layer. */
 RS_INLINE void rs_map(const rs_args *a, rs_vec table) {
     const int64_t blocks = rs_ceil(a->c, RS_V), outs = rs_ceil(a->k, RS_V), most = *(const int64_t *)a->pack[1];
-    const int64_t full = outs / most, groups = full + outs % most / 2 + outs % most % 2, pixels = a->p * a->q;
+    const int64_t groups = rs_groups(outs, most), pixels = a->p * a->q;
 #pragma omp for schedule(static)
     for (int64_t group = 0; group < groups; group++) {
-        int64_t first = rs_min(group, full) * most, size = most;
-        if (group >= full) {
-            size = outs - first >= 2 ? 2 : 1;
-            if (group > full) first += 2, size = 1;
-        }
+        const rs_group g = rs_group_of(group, outs, most);
         for (int64_t n = 0; n < a->n; n++) {
             const map m = {.x = (const float *)a->x[0] + n * blocks * a->h * a->w * RS_V,
-                           .w = (const rs_stored *)a->pack[0] + first * blocks * 9 * RS_V * RS_STORED, .table = table,
-                           .bias = a->bias + first * RS_V,
-                           .y = (float *)a->y + (n * outs + first) * pixels * RS_V, .blocks = blocks,
+                           .w = (const rs_stored *)a->pack[0] + g.first * blocks * 9 * RS_V * RS_STORED, .table = table,
+                           .bias = a->bias + g.first * RS_V,
+                           .y = (float *)a->y + (n * outs + g.first) * pixels * RS_V, .blocks = blocks,
                            .activation = a->activation};
-            MAPS[a->p == 4][a->st[0] == 2][size / 2](&m);
+            MAPS[a->p == 4][a->st[0] == 2][g.size / 2](&m);
         }
     }
 }
