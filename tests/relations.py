@@ -7,68 +7,20 @@ powers of two, data that only move), and within both sides' bounds otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from sides import Inputs, Runner, Side, joined
 
 from refstack import ops
-from refstack.contract import bound
 from refstack.errors import ShapeError
 from refstack.formats import Array, Bsr, Csr, Dense, Half, Int8, Weight
 from refstack.graph import Node
 
-Inputs = tuple[Array, ...]
-Prepared = Callable[..., Array]
-GRID = 2.0**10  # real inputs are rounded to multiples of 1/GRID where their sum must be exact
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """An answer and how far it may be from the true one."""
-
-    y: Array
-    limit: Array
-
-    def at(self, change: Callable[[Array], Array]) -> Side:
-        """Both moved alike."""
-        return Side(change(self.y), change(self.limit))
-
-    def exactly(self) -> Side:
-        """The same answer, nothing allowed."""
-        return Side(self.y, np.zeros_like(self.limit))
-
-    def __mul__(self, factor: float) -> Side:
-        return Side(self.y * factor, self.limit * abs(factor))
-
-    def __add__(self, other: Side) -> Side:
-        return Side(self.y + other.y, self.limit + other.limit)
-
-
 Pairs = Iterator[tuple[Side, Side]]
-
-
-class Runner:
-    """Runs any layer.    prepare(node, inputs) gives a function on buffers of its own    exact: nothing is allowed"""
-
-    def __init__(self, prepare: Callable[[Node, Inputs], Prepared], exact: bool) -> None:
-        self.prepare, self.exact = prepare, exact
-
-    def __call__(self, node: Node, *inputs: Array) -> Side:
-        return self.side(node, inputs, self.prepare(node, inputs))
-
-    def side(self, node: Node, inputs: Inputs, call: Prepared) -> Side:
-        """An answer with its bound, in float64 so that both add up exactly."""
-        y, algorithm = call(*inputs), getattr(call, "algorithm", "direct")
-        exact = (self.exact and algorithm == "direct") or isinstance(node.weight, Int8)
-        limit = np.zeros(()) if exact else bound(node, inputs, algorithm).limit
-        return Side(y.astype(np.float64), np.broadcast_to(limit, y.shape))
-
-
-def joined(sides: Sequence[Side], axis: int = 0) -> Side:
-    """One after the other."""
-    return Side(np.concatenate([s.y for s in sides], axis), np.concatenate([s.limit for s in sides], axis))
+GRID = 2.0**10  # real inputs are rounded to multiples of 1/GRID where their sum must be exact
 
 
 def bare(node: Node) -> Node:
@@ -87,16 +39,17 @@ def moved(node: Node, change: Callable[[Array], Array], rows: Array | None = Non
     weight = node.weight
     assert weight is not None
     rows = np.arange(weight.shape[0]) if rows is None else rows
+    new: Weight
     if isinstance(weight, Int8):
-        new: Weight = replace(weight, values=change(weight.values)[rows], scale=weight.scale[rows])
+        new = replace(weight, values=change(weight.values)[rows], scale=weight.scale[rows])
+    elif isinstance(weight, Csr):  # zeros that are stored stay stored, or the sum would be another one
+        stored = replace(weight, values=np.ones_like(weight.values)).decode()
+        pattern = Csr.encode(change(stored)[rows] != 0)
+        new = replace(pattern, values=change(weight.decode())[rows][np.nonzero(pattern.decode())])
     elif isinstance(weight, Bsr):
         new = Bsr.encode(change(weight.decode())[rows], weight.block)
     else:
         new = type(weight).encode(change(weight.decode())[rows])
-    if isinstance(weight, Csr):  # zeros that are stored stay stored, or the sum would be another one
-        stored = replace(weight, values=np.ones_like(weight.values)).decode()
-        pattern = Csr.encode(change(stored)[rows] != 0)
-        new = replace(pattern, values=change(weight.decode())[rows][np.nonzero(pattern.decode())])
     return replace(with_op(node, **op), weight=new, bias=None if node.bias is None else node.bias[rows])
 
 

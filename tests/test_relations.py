@@ -13,7 +13,8 @@ import pytest
 from calls import ROWS, prepare
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from relations import RELATIONS, Inputs, Prepared, Runner, applies, on_filters, violation, with_op
+from relations import RELATIONS, applies, on_filters, violation, with_op
+from sides import Inputs, Prepared, Runner
 
 from refstack import ops
 from refstack.formats import Array, Csr

@@ -60,7 +60,7 @@ def tiles_at_least(least: int, m: int) -> Need:
 
     def need(case: Case) -> str | None:
         n, _, p, q = case.shape
-        tiles = n * -(-p // m) * -(-q // m)
+        tiles = n * packing.tile_grid(m, case)[0]
         if tiles < least:
             return f"{tiles} tiles of {m}x{m} outputs, this kernel is for at least {least}"
         return None if 2 * n * p * q >= tiles * m * m else f"{p}x{q} outputs fill less than half of their {m}x{m} tiles"

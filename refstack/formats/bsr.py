@@ -87,13 +87,11 @@ class Bsr(Weight):
 
     def csr(self) -> Csr:
         """Every stored entry on its own, stored zeros included."""
-        r, c = self.block
-        inside = np.zeros((self.indptr.size - 1, -(-self.cols // c), r, c), bool)
-        inside[self._block_rows(), self.indices] = True
-        stored = inside.swapaxes(1, 2).reshape(-1, inside.shape[1] * c)[: self.height, : self.cols]
-        pattern = Csr.encode(stored)
-        rows = np.repeat(np.arange(self.height), np.diff(pattern.indptr))
-        return Csr(pattern.indptr, pattern.indices, self.decode()[rows, pattern.indices], self.cols)
+        flat, c = self._flat(), self.block[1]
+        columns = flat.indices[:, None] * c + np.arange(c, dtype=np.int32)
+        inside = columns < self.cols
+        before = np.concatenate([[0], np.cumsum(inside.sum(axis=1))]).astype(np.int32)
+        return Csr(before[flat.indptr], columns[inside], flat.values[:, 0][inside], self.cols)
 
     def _flat(self) -> Bsr:
         """The same in blocks of 1 x c."""

@@ -204,15 +204,13 @@ class Judge:
 
     def __init__(self, row: Kernel, problem: Problem, node: Node, case: Case) -> None:
         self.row, self.problem, self.node, self.case = row, problem, node, case
-        self.allowed: dict[int, Bound] = {}
+        self.bounds: dict[tuple[int, str], Bound] = {}
         self.checks: list[Check] = []
         self.rms = 0.0
 
     def fault(self, draw: int, inputs: Sequence[Array], y: Array) -> str:
         """In words what is wrong with an output for this draw of the inputs, or nothing."""
-        if draw not in self.allowed:
-            self.allowed[draw] = bound(self.node, tuple(inputs), self.row.algorithm)
-        allowed = self.allowed[draw]
+        allowed = self._bound(draw, inputs, self.row.algorithm)
         if self.row.nonfinite == "spreads" and self.problem.fill == "special":
             y = np.where(np.isfinite(y), y, allowed.value).astype(y.dtype)  # may be so anywhere; must be so where R is
         verdict = check(self.node, tuple(inputs), y, self.row.name, self.case.word, allowed)
@@ -223,8 +221,7 @@ class Judge:
             return _unequal(y, allowed.value.astype(np.float32))
         if self.problem.fill in INDEPENDENT and isinstance(self.case.op, WEIGHTED) and not allowed.exact:
             worse = WORSE_BY.get(self.row.algorithm, WORSE)
-            plain = allowed if self.row.algorithm == "direct" else None  # the textbook loop's S, whatever the kernel's
-            found = rms_check(self.node, inputs[0], y, plain, worse=worse)
+            found = rms_check(self.node, inputs[0], y, self._bound(draw, inputs, "direct"), worse=worse)
             self.rms = max(self.rms, found.ratio)
             if found.compared and not found.passed:
                 return f"the error is {found.ratio:.3g} times the textbook loop's (rms), allowed are {found.limit:g}"
@@ -238,9 +235,15 @@ class Judge:
         )
         return Outcome(found, compared, worst, self.rms, bool(compared) and self._telling(), self.case)
 
+    def _bound(self, draw: int, inputs: Sequence[Array], algorithm: str) -> Bound:
+        """What this draw allows; T2 takes the textbook loop's S ("direct"), whatever the kernel's."""
+        if (draw, algorithm) not in self.bounds:
+            self.bounds[draw, algorithm] = bound(self.node, tuple(inputs), algorithm)
+        return self.bounds[draw, algorithm]
+
     def _telling(self) -> bool:
         """At least two different numbers, and not nearly all of them zeros."""
-        value = self.allowed[0].value
+        value = self.bounds[0, self.row.algorithm].value
         return bool(value.size == 1 or (np.unique(value).size > 1 and np.count_nonzero(value) * 10 > value.size))
 
 

@@ -18,7 +18,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from mutation.tree import ROOT, C, environment
+from mutation.tree import NOT_KERNELS, ROOT, C, environment
 from refstack.backends import build
 
 COMPILER = '#!/bin/sh\n"{compiler}" "$@"\nstatus=$?\ncp -- *.gcno "{folder}" 2>/dev/null\nexit $status\n'
@@ -32,7 +32,6 @@ for row in openmp.kernels():
         found = in_process(row, problem)
         assert found.state == "PASS", (row.name, problem, found)
 """
-NOT_KERNELS = ("roofs.c", "rs_run.c")
 
 
 def unreached(examples: int = 60, seed: int = 0) -> dict[str, dict[str, list[int]]]:

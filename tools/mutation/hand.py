@@ -1,6 +1,6 @@
 """Faults that a kernel, the checker or the reference might have, written by hand (hand.txt): each must be found out.
 
-The numbers are those of docs/mutation.md.
+A number, or a number and a letter, names each.
 """
 
 from __future__ import annotations

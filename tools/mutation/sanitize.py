@@ -15,14 +15,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from mutation.hand import SANITIZED, Mutant
-from mutation.tree import ROOT, C, Change, Result, by_rows
-
-SERVE_NO_ROW = ("roofs.c", "rs_run.c")
+from mutation.tree import NOT_KERNELS, ROOT, C, Change, Result, by_rows
 
 
 def units() -> list[str]:
     """C files that hold kernels."""
-    return sorted(path.name for path in (ROOT / C).glob("*.c") if path.name not in SERVE_NO_ROW)
+    return sorted(path.name for path in (ROOT / C).glob("*.c") if path.name not in NOT_KERNELS)
 
 
 def watched(subject: Mutant | str, examples: int = 60) -> Result:

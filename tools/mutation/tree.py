@@ -30,6 +30,9 @@ from refstack.backends import build
 
 ROOT = Path(__file__).resolve().parents[2]
 C = "accel/openmp"
+NOT_KERNELS = ("roofs.c", "rs_run.c")
+"""C files that serve no row."""
+
 SECONDS = 10
 """Seconds after which a problem is held to hang; right kernels need a tenth of one."""
 
