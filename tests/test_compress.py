@@ -14,13 +14,13 @@ from networks import chain, formats, images, integers, matrix, small
 from refstack import checkpoint, datasets, ops
 from refstack.compression import TECHNIQUES, compress, to_format
 from refstack.compression.calibration import reestimate, smooth_images
-from refstack.compression.channel import prunable
+from refstack.compression.channel import prunable, units
 from refstack.compression.magnitude import smallest_to_zero
 from refstack.compression.ternary import threshold
 from refstack.datasets import Dataset, preprocess
 from refstack.errors import FormatError, ShapeError, UsageError
 from refstack.formats import Csr, Dense, Ternary
-from refstack.graph import Graph
+from refstack.graph import INPUT, Graph
 from refstack.models import MODELS
 from refstack.models.builder import Builder
 from refstack.models.zoo import draw, load
@@ -187,6 +187,26 @@ def test_the_prunable_layers_are_the_studys() -> None:
     assert mobilenet == tuple(f"pw{i}" for i in range(1, 14))
     for model, names in (("vgg16", vgg), ("resnet18", resnet), ("mobilenet", mobilenet)):
         assert prunable(prepare(MODELS[model]())) == names
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_layers_that_add_up_are_one_unit(prepared: bool) -> None:
+    resnet, mobilenet = (
+        prepare(graph) if prepared else graph for graph in (MODELS["resnet18"](), MODELS["mobilenet"]())
+    )
+    alone = {name: (name,) for name in prunable(resnet)}
+    stage = {n: tuple(f"layer{n}_{part}" for part in ("1_conv2", "1_proj", "2_conv2")) for n in (2, 3, 4)}
+    streams = [("conv1", "layer1_1_conv2", "layer1_2_conv2"), *stage.values()]
+    assert units(resnet) == alone | {names[0]: names for names in streams}
+    assert list(units(resnet))[:2] == ["conv1", "layer1_1_conv1"], "in the graph's order"
+    assert units(mobilenet) == {name: (name,) for name in prunable(mobilenet)}
+
+
+def test_an_addition_of_the_input_or_the_output_keeps_all() -> None:
+    net = Builder("ends", (4, 4, 4)).conv("a", 4, 1).add("sum", INPUT, "a").conv("b", 3, 1)
+    assert units(net.graph()) == {}
+    free = Builder("free", (4, 4, 4)).conv("a", 4, 1).conv("b", 4, 1).add("sum", "a", "b").globalavgpool().flatten()
+    assert units(free.linear("fc", 2).graph()) == {"a": ("a", "b")}
 
 
 def test_what_joins_others_stays() -> None:

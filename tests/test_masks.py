@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from networks import chain, small
 
 from refstack.compression import fisher
-from refstack.compression.channel import prunable
+from refstack.compression.channel import units
 from refstack.compression.layers import count
 from refstack.compression.magnitude import smallest_to_zero
 from refstack.compression.masks import block_sums, masks, ramp, score
@@ -112,9 +112,9 @@ def test_size_is_that_of_the_shrunk_network(make: object) -> None:
     graph = zoo.draw(make())  # type: ignore[operator]
     rng = np.random.default_rng(1)
     keep = {}
-    for unit in prunable(graph):
+    for unit, names in units(graph).items():
         width = graph[unit].weight.shape[0]  # type: ignore[union-attr]
-        keep[unit] = np.sort(rng.choice(width, rng.integers(1, width + 1), replace=False))
+        keep |= dict.fromkeys(names, np.sort(rng.choice(width, rng.integers(1, width + 1), replace=False)))
     assert keep
     shrunk = shrink_channels(graph, keep)
     assert fisher.size(graph, keep) == (shrunk.params, shrunk.macs)
@@ -125,22 +125,22 @@ def test_costs() -> None:
     graph = zoo.draw(chain())
     without = shrink_channels(graph, {"b": np.arange(4)})
     params, macs = 1 - without.params / graph.params, 1 - without.macs / graph.macs
-    assert fisher.costs(graph, "b", 4, 1.0) == pytest.approx(params / 4)
-    assert fisher.costs(graph, "b", 4, 0.0) == pytest.approx(macs / 4)
-    assert fisher.costs(graph, "b", 4, 0.25) == pytest.approx((0.25 * params + 0.75 * macs) / 4)
+    assert fisher.costs(graph, ("b",), 4, 1.0) == pytest.approx(params / 4)
+    assert fisher.costs(graph, ("b",), 4, 0.0) == pytest.approx(macs / 4)
+    assert fisher.costs(graph, ("b",), 4, 0.25) == pytest.approx((0.25 * params + 0.75 * macs) / 4)
 
 
 @pytest.mark.parametrize("multiple", [1, 4])
 @pytest.mark.parametrize("level", [0.0, 0.4, 0.8, 0.99])
 def test_choice_is_the_penalised_one_and_as_large_as_allowed(level: float, multiple: int) -> None:
     graph = zoo.draw(chain())
-    units = prunable(graph)
+    tied = units(graph)
     rng = np.random.default_rng(2)
-    scores = {unit: rng.random(graph[unit].weight.shape[0]) for unit in units}  # type: ignore[union-attr]
-    cost = {unit: float(rng.random()) + 0.1 for unit in units}
+    scores = {unit: rng.random(graph[unit].weight.shape[0]) for unit in tied}  # type: ignore[union-attr]
+    cost = {unit: float(rng.random()) + 0.1 for unit in tied}
     target = fisher.target(graph, level)
-    keep = fisher.choose(graph, scores, target, multiple, cost)
-    assert set(keep) == set(units)
+    keep = fisher.choose(graph, tied, scores, target, multiple, cost)
+    assert set(keep) == set(tied)
     least_possible = all(len(kept) <= multiple for kept in keep.values())
     assert fisher.size(graph, keep)[0] <= target or (least_possible and level > 0.7)
     for unit, kept in keep.items():
@@ -148,27 +148,27 @@ def test_choice_is_the_penalised_one_and_as_large_as_allowed(level: float, multi
         gone = np.setdiff1d(np.arange(len(scores[unit])), kept)
         assert not gone.size or scores[unit][gone].max() <= scores[unit][kept].min()
     if multiple == 1:  # some beta parts those that go, delta < beta * cost, from those that stay
-        ratio = {unit: scores[unit] / cost[unit] for unit in units}
-        gone_ratios = [np.delete(ratio[unit], keep[unit]) for unit in units]
+        ratio = {unit: scores[unit] / cost[unit] for unit in tied}
+        gone_ratios = [np.delete(ratio[unit], keep[unit]) for unit in tied]
         beta = max((r.max() for r in gone_ratios if r.size), default=0)
-        least = {unit: ratio[unit][keep[unit]].min() for unit in units}
-        assert all(least[unit] >= beta for unit in units if len(keep[unit]) > 1)
+        least = {unit: ratio[unit][keep[unit]].min() for unit in tied}
+        assert all(least[unit] >= beta for unit in tied if len(keep[unit]) > 1)
 
 
 def test_equal_ranks_take_the_same_share_of_every_layer() -> None:
     graph = zoo.draw(MODELS["vgg16"]())
     rng = np.random.default_rng(0)
-    units = prunable(graph)
-    scores = {unit: 10.0**i * rng.random(graph[unit].weight.shape[0]) for i, unit in enumerate(units)}  # type: ignore[union-attr]
-    keep = fisher.choose(graph, fisher.ranks(scores), fisher.target(graph, 0.75), 8)
-    shares = np.array([len(keep[unit]) / len(scores[unit]) for unit in units])
+    tied = units(graph)
+    scores = {unit: 10.0**i * rng.random(graph[unit].weight.shape[0]) for i, unit in enumerate(tied)}  # type: ignore[union-attr]
+    keep = fisher.choose(graph, tied, fisher.ranks(scores), fisher.target(graph, 0.75), 8)
+    shares = np.array([len(keep[unit]) / len(scores[unit]) for unit in tied])
     assert 0.9 * graph.params / 4 <= fisher.size(graph, keep)[0] <= graph.params / 4
     assert np.ptp(shares) <= 8 / 64
 
 
 def test_scores_of_another_network() -> None:
     with pytest.raises(UsageError, match="a: 3 scores for 6 channels"):
-        fisher.choose(chain(), {"a": np.zeros(3)}, 10)
+        fisher.choose(chain(), units(chain()), {"a": np.zeros(3)}, 10)
 
 
 # Ternary

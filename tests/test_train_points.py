@@ -79,7 +79,7 @@ def test_saliency_is_activations_times_gradients() -> None:
     data = pictures(12, 8, 4)
     x, labels = torch.tensor(preprocess(data.images)), torch.tensor(data.labels)
     module = from_graph(graph)
-    found = saliency(module, ["b", "fc1"], [(x[:8], labels[:8]), (x[8:], labels[8:])])
+    found = saliency(module, {"b": ("b",), "fc1": ("fc1",)}, [(x[:8], labels[:8]), (x[8:], labels[8:])])
     assert module.training
     assert not module.gates
     for unit, value in (("b", "b_relu"), ("fc1", "fc1_relu")):
@@ -97,6 +97,30 @@ def test_saliency_is_activations_times_gradients() -> None:
         products = (kept[0] * kept[0].grad).flatten(2).sum(2) if kept[0].ndim > 2 else kept[0] * kept[0].grad
         np.testing.assert_allclose(found[unit], fisher.saliency(products.detach().numpy()), rtol=1e-4)
         assert (found[unit] > 0).any()
+
+
+def test_saliency_of_a_stream_is_by_one_factor_on_all_that_write_it() -> None:
+    """g by central differences: gamma and beta of every batch-norm that ends in the stream, times 1 +- step."""
+    module = from_graph(tiny()).double()
+    x, labels = torch.tensor(preprocess(pictures(3).images))[2:].double(), torch.tensor([2])
+    found = saliency(module, {"stem": ("stem", "back")}, [(x, labels)])["stem"]
+    norms, step = [module.layers[name] for name in ("stem_bn", "back_bn")], 1e-5
+    module.eval()
+
+    def loss(channel: int, factor: float) -> float:
+        with torch.no_grad():
+            vectors = [vector for norm in norms for vector in (norm.weight, norm.bias)]
+            before = [float(vector[channel]) for vector in vectors]
+            for vector, value in zip(vectors, before, strict=True):
+                vector[channel] = factor * value
+            y = float(torch.nn.functional.cross_entropy(module(x), labels))
+            for vector, value in zip(vectors, before, strict=True):
+                vector[channel] = value
+        return y
+
+    g = np.array([(loss(k, 1 + step) - loss(k, 1 - step)) / (2 * step) for k in range(8)])
+    assert np.count_nonzero(g) >= 4
+    np.testing.assert_allclose(found, g**2 / 2, rtol=1e-4, atol=1e-9)
 
 
 def test_weights_that_went_stay_away() -> None:
@@ -124,14 +148,17 @@ def test_weights_that_went_stay_away() -> None:
     assert again[0].nnz == tuned(graph, pruning.WeightPruning(replace(QUICK, scope="layer"), 0.75)).nnz
 
 
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("method", METHODS["channel"])
-def test_channels_are_gone_for_real(method: Any) -> None:
+def test_channels_are_gone_for_real(method: Any, streams: bool) -> None:
     graph = tiny()
-    out = tuned(graph, ChannelPruning(QUICK, 0.5, method))
+    out = tuned(graph, ChannelPruning(replace(QUICK, streams=streams, multiple=4), 0.5, method))
     assert out.params <= 0.5 * graph.params
     rows = {node.name: node.weight.shape[0] for node in layers(out) if node.weight}
     assert rows["mid"] < 12
-    assert (rows["stem"], rows["back"], rows["fc"]) == (8, 8, 10), "what reaches an addition or the output stays"
+    assert rows["stem"] == rows["back"], "what is added up goes together"
+    assert rows["stem"] == 8 or streams, "or stays"
+    assert rows["fc"] == 10, "the output stays"
     assert rows["dw"] == rows["pw1"], "depthwise follows"
     assert run(out, preprocess(pictures(2).images)).shape == (2, 10)
 
@@ -246,5 +273,5 @@ def test_recipes() -> None:
         FineTune().changed({"lr": "fast"})
     with pytest.raises(UsageError, match="events is 0, wanted at least 1"):
         FineTune().changed({"events": "0"})
-    assert recipe_of("resnet18", "channel", "fisher", 0.93).epochs == 60
-    assert recipe_of("resnet18", "channel", "random", 0.93) == recipe_of("vgg16", "channel", "fisher", 0.87)
+    assert recipe_of("resnet18", "channel").weight_of_params == 0.25
+    assert recipe_of("resnet18", "channel+ternary") == recipe_of("vgg16", "ternary")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from trainees import QUICK, pictures, tiny
 
-from refstack import checkpoint
+from refstack import checkpoint, train
 from refstack.errors import BackendUnavailable, UsageError
 from refstack.models import MODELS, zoo
 from refstack.train import FineTune, compress, study
@@ -43,6 +44,16 @@ def test_every_quoted_point_has_three_seeds_and_its_control() -> None:
         for technique in ("weight", "channel"):
             levels = {p.level for p in todo if (p.model, p.technique, p.seed) == (model, technique, 0)}
             assert len(levels) >= 5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin a process")
+def test_workers_keep_to_their_own_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5})
+    pinned: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, processors: pinned.append(set(processors)))
+    for worker, workers in ((0, 2), (1, 2), (0, 1), (4, 5)):
+        train._keep_to_own(worker, workers)
+    assert pinned == [{0, 5}, {2}, {0, 2, 5}, {2}]
 
 
 def test_workers_share_the_points(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from refstack.compression.calibration import BATCH, check_images, compute, last_readers
 from refstack.compression.layers import count, fraction, is_depthwise, layers
 from refstack.formats import Array, Dense
-from refstack.graph import INPUT, Graph, Node
-from refstack.ops import Add, Concat, Conv2d, Linear, Shape
+from refstack.graph import INPUT, Graph
+from refstack.ops import Add, Concat, Conv2d, Linear
 from refstack.passes import kept_channels, prepare, shrink_channels
 
 RIDGE = 1e-3  # of the mean square of a channel: keeps the solve apart from channels that say the same
@@ -86,35 +86,39 @@ def _guess(x: Array, y: Array, kept: Array) -> Array:
 
 
 def prunable(graph: Graph) -> tuple[str, ...]:
-    """Layers whose output channels may go: what reads them can do without, and the network's output stays whole.
-
-    Channels that reach an addition or a concatenation stay: both sides would have to agree. So does the stem in
-    front of a depthwise layer, as in the study. That leaves VGG's convolutions and first linear layer, the middle
-    channels of ResNet's blocks, and MobileNet's pointwise convolutions.
+    """Layers whose output channels may go one layer at a time: VGG's convolutions and first linear layer, the middle
+    channels of ResNet's blocks, MobileNet's pointwise convolutions. As in the study.
     """
-    shapes, units = graph.shapes(), []
-    for i, node in enumerate(layers(graph)):
-        readers = _readers(graph, node, shapes)
-        stem = i == 0 and any(is_depthwise(reader, shapes) for reader in readers)
-        whole = not readers or any(_needs_all(reader, shapes) for reader in (node, *readers))
-        if not stem and not whole and not is_depthwise(node, shapes):
-            units.append(node.name)
-    return tuple(units)
+    return tuple(units(graph, streams=False))
 
 
-def _readers(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> list[Node]:
-    """All that the node's channels pass through, up to and with what mixes them; none if they are the output."""
-    found: list[Node] = []
-    values = [node.name]
-    while values:
-        readers = graph.consumers(values.pop())
-        if not readers:
-            return []
-        found += readers
-        values += [r.name for r in readers if is_depthwise(r, shapes) or not isinstance(r.op, Conv2d | Linear | Add)]
-    return found
+def units(graph: Graph, streams: bool = True) -> dict[str, tuple[str, ...]]:
+    """Layers whose output channels may go, and with each the layers that must lose the same ones.
 
+    Layers whose outputs are added up write the same channels, a residual stream: channel k leaves all of them or none.
+    Channels stay if the network's output has them, if a concatenation or a convolution of a few groups reads them, or
+    if the stem writes them for a depthwise layer, as in the study. Depthwise layers follow what they read.
 
-def _needs_all(node: Node, shapes: Mapping[str, Shape]) -> bool:
-    grouped = isinstance(node.op, Conv2d) and node.op.groups > 1 and not is_depthwise(node, shapes)
-    return grouped or isinstance(node.op, Add | Concat)
+    Args        streams     False: channels that reach an addition stay as well
+    Returns     first layer of a unit -> all of its layers, both in the graph's order
+    """
+    shapes = graph.shapes()
+    writers: dict[str, set[str]] = {INPUT: {INPUT}}  # value -> the layers that write its channels
+    whole = {INPUT, graph.output}  # values that keep all of their channels
+    for node in graph:
+        sources = [writers[name] for name in node.inputs]
+        if isinstance(node.op, Conv2d | Linear | Concat) and not is_depthwise(node, shapes):
+            writers[node.name] = {node.name}
+        else:
+            joined = set().union(*sources)
+            writers |= {name: joined for name, each in writers.items() if any(each is one for one in sources)}
+            writers[node.name] = joined
+        grouped = isinstance(node.op, Conv2d) and node.op.groups > 1 and not is_depthwise(node, shapes)
+        if grouped or isinstance(node.op, Concat) or (isinstance(node.op, Add) and not streams):
+            whole |= {node.name, *node.inputs}
+        if is_depthwise(node, shapes) and writers[node.name] == {layers(graph)[0].name}:
+            whole.add(node.name)
+    stay = set().union(*(writers[name] for name in whole))
+    found = {node.name: tuple(each.name for each in layers(graph) if each.name in writers[node.name])
+             for node in layers(graph)}  # fmt: skip
+    return {name: tied for name, tied in found.items() if tied and tied[0] == name and name not in stay}

@@ -9,17 +9,22 @@ delta is the second-order term of the loss in a factor on channel k (the first-o
 with the empirical Fisher information in place of the Hessian. beta is raised until the network is as small as was
 asked for: so channels go in the order of delta[k] / cost[k].
 
+Layers that add up write the same channels (channel.py: units). The factor then is on channel k of all of them, and
+g[n,k] sums over them too.
+
 Channels leave a layer `multiple` at a time, the least missed first, and every layer keeps a multiple of that number:
 kernels compute in blocks of channels, and a block costs the same half full.
 Source      Theis, Korshunova, Tejani, Huszar: Faster Gaze Prediction With Dense Networks and Fisher Pruning, 2018
-            (delta, and the penalty on multiply-adds); beta by the target, and parameters in the cost, are ours
+            (delta, and the penalty on multiply-adds); Liu, Zhang, Kuang, Zhou, Xue, Wang, Chen, Yang, Liao, Zhang:
+            Group Fisher Pruning for Practical Network Compression, ICML 2021 (one factor for tied channels);
+            beta by the target, and parameters in the cost, are ours
 Next: ternary.py
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -38,16 +43,16 @@ def saliency(products: Array) -> Array:
     return np.square(products.astype(np.float64)).sum(axis=0) / (2 * len(products))
 
 
-def costs(graph: Graph, unit: str, multiple: int, weight_of_params: float) -> float:
-    """What one channel of a layer costs: share of parameters and share of multiply-adds, weighed.
+def costs(graph: Graph, unit: Sequence[str], multiple: int, weight_of_params: float) -> float:
+    """What one channel of a unit costs: share of parameters and share of multiply-adds, weighed.
 
     Args
-        unit                a layer whose output channels may go; `multiple` of them are taken away to see
+        unit                layers that lose the same channels; `multiple` of them are taken away to see
         weight_of_params    0: multiply-adds alone; 1: parameters alone
     """
-    width = _width(graph, unit)
+    width = _width(graph, unit[0])
     fewer = min(multiple, width - 1)
-    params, macs = size(graph, {unit: np.arange(width - fewer)})
+    params, macs = size(graph, dict.fromkeys(unit, np.arange(width - fewer)))
     gone = weight_of_params * (1 - params / graph.params) + (1 - weight_of_params) * (1 - macs / graph.macs)
     return gone / max(1, fewer)
 
@@ -70,6 +75,7 @@ def size(graph: Graph, keep: Mapping[str, Array]) -> tuple[int, int]:
 
 def choose(
     graph: Graph,
+    units: Mapping[str, Sequence[str]],
     scores: Mapping[str, Array],
     params: int,
     multiple: int = 8,
@@ -78,13 +84,14 @@ def choose(
     """Which channels stay, so that the network has at most `params` parameters, or as few as it can have.
 
     Args
-        scores      prunable layer -> float (channels,), what each is worth
-        multiple    channels that leave a layer at a time; a layer's last ones stay
-        cost        layer -> cost of a channel; None: scores alone decide
+        units       channel.units(graph) or some of them
+        scores      unit -> float (channels,), what each is worth
+        multiple    channels that leave a unit at a time; a unit's last ones stay
+        cost        unit -> cost of a channel; None: scores alone decide
     Returns         layer -> indices of its channels that stay, rising
     Raises          UsageError  scores are not those of the graph's layers
     """
-    groups = []  # (score of a group over its cost, layer, how many of the layer's channels are gone with it)
+    groups = []  # (score of a group over its cost, unit, how many of the unit's channels are gone with it)
     order = {}
     for unit, score in scores.items():
         if len(score) != _width(graph, unit):
@@ -95,13 +102,13 @@ def choose(
             worth = float(ranked[gone : len(score) - left].mean()) / (cost[unit] if cost else 1)
             gone = len(score) - left
             groups.append((worth, unit, gone))
-    groups.sort(key=lambda group: group[0])  # stable, so a layer's groups stay in order
+    groups.sort(key=lambda group: group[0])  # stable, so a unit's groups stay in order
 
     def keep(number: int) -> Keep:
         gone = dict.fromkeys(scores, 0)
         for _, unit, count in groups[:number]:
             gone[unit] = max(gone[unit], count)
-        return {unit: np.sort(order[unit][gone[unit] :]) for unit in scores}
+        return {layer: np.sort(order[unit][gone[unit] :]) for unit in scores for layer in units[unit]}
 
     few, many = 0, len(groups)
     while few < many:  # the fewest groups with which the network is small enough

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from refstack.compression.channel import prunable
+from refstack.compression.channel import units
 from refstack.compression.layers import layers, recode
 from refstack.compression.quantize import quantize_int8
 from refstack.errors import DataError
@@ -36,7 +36,9 @@ def build(point: Point, seed: int = 0) -> Graph:
     unknown = sorted(set(lines) ^ {node.name for node in layers(whole)})
     if unknown:
         raise DataError(f"{point.name}: layers {', '.join(unknown)} are recorded or in {point.model}, not both")
-    keep = {name: np.arange(min(lines[name].rows, _rows(whole[name]))) for name in prunable(whole)}
+    keep: dict[str, Array] = {}
+    for unit, tied in units(whole).items():
+        keep |= dict.fromkeys(tied, np.arange(min(lines[unit].rows, _rows(whole[unit]))))
     graph = draw(shrink_channels(whole, keep), seed)
     rng = np.random.default_rng(seed)
     matrices = {node.name: _sparse(_matrix(node), lines[node.name], rng) for node in layers(graph)}

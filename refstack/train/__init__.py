@@ -131,7 +131,7 @@ def compress(
         raise UsageError(f"compress: {technique} wants a level; 0.9 takes 90 % away, ternary's threshold is 0.05")
     point = Point(model, technique, level or 0.0, seed, method)
     changes = {**(settings or {}), **({} if epochs is None else {"epochs": str(epochs)})}
-    recipe = recipe_of(model, technique, point.method, point.level).changed(changes) if changes else None
+    recipe = recipe_of(model, technique).changed(changes) if changes else None
     images, judges = _load(Path(data), holdout)
     report(f"{point.name}: {len(images)} images of {images.name}, judged by {', '.join(j.name for j in judges)}")
     facts["data"] = {"name": images.name, "sha256": images.sha256}
@@ -168,6 +168,7 @@ def study(
         for process in started:
             process.wait()
     else:
+        _keep_to_own(worker, workers)
         images, judges = _load(Path(data), 0)
         facts["data"] = {"name": images.name, "sha256": images.sha256}
 
@@ -177,6 +178,13 @@ def study(
 
         work(todo, material, out, report)
     return sum(not (out / f"{point.name}.json").exists() for point in todo)
+
+
+def _keep_to_own(worker: int, workers: int) -> None:
+    """Use one worker's share of the processors: OpenMP's threads spin, and teams that share a processor starve."""
+    if hasattr(os, "sched_setaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, processors[worker::workers] or {processors[worker % len(processors)]})
 
 
 def _share(worker: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ Next: ternary.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from refstack.compression import fisher
-from refstack.compression.channel import prunable
+from refstack.compression.channel import units
 from refstack.errors import UsageError
 from refstack.formats import Array
 from refstack.graph import Graph
@@ -54,51 +54,54 @@ class ChannelPruning(Gradual):
 
     def reduce(self, module: TorchGraph, level: float, sample: Sample | None) -> TorchGraph:
         self.sample = sample or self.sample
-        graph = to_graph(module)
-        units, recipe = prunable(graph), self.recipe
+        graph, recipe = to_graph(module), self.recipe
+        tied = units(graph, recipe.streams)
         if self.method == "fisher":
             if self.sample is None:
                 raise UsageError("channel pruning: Fisher's saliency needs training images")
             images, labels = self.sample(recipe.saliency_images)
-            scores = saliency(module, units, zip(images.split(BATCH), labels.split(BATCH), strict=True))
-            cost = {unit: fisher.costs(graph, unit, recipe.multiple, recipe.weight_of_params) for unit in units}
+            scores = saliency(module, tied, zip(images.split(BATCH), labels.split(BATCH), strict=True))
+            cost = {unit: fisher.costs(graph, tied[unit], recipe.multiple, recipe.weight_of_params) for unit in tied}
         elif self.method == "l1":
             folded = prepare(graph)
-            scores, cost = fisher.ranks({unit: _l1(folded, unit) for unit in units}), None
+            scores, cost = fisher.ranks({unit: _l1(folded, tied[unit]) for unit in tied}), None
         else:
-            scores, cost = fisher.ranks({unit: self.rng.random(_width(graph, unit)) for unit in units}), None
-        keep = fisher.choose(graph, scores, round((1 - level) * self.params), recipe.multiple, cost)
+            scores, cost = fisher.ranks({unit: self.rng.random(_width(graph, unit)) for unit in tied}), None
+        keep = fisher.choose(graph, tied, scores, round((1 - level) * self.params), recipe.multiple, cost)
         return from_graph(shrink_channels(graph, keep))
 
 
-def saliency(module: TorchGraph, units: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Array]:
+def saliency(
+    module: TorchGraph, tied: Mapping[str, Sequence[str]], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Array]:
     """fisher.saliency of every unit's channels; the module is left in training mode.
 
     Args
-        units   layers whose channels are judged, where they leave batch-norm and ReLU
+        tied    channel.units: the layers of a unit share their factors, where they leave batch-norm and ReLU
         batches images float32 (n, c, h, w) and labels
     """
-    values = {unit: _value(module.graph, unit) for unit in units}
+    values = {unit: [_value(module.graph, name) for name in names] for unit, names in tied.items()}
     shapes = module.graph.shapes()
     products: dict[str, list[Tensor]] = {unit: [] for unit in values}
     module.eval()
     for x, labels in batches:
+        factors = {unit: x.new_ones((len(x), shapes[unit][1]), requires_grad=True) for unit in values}
         module.gates = {
-            value: x.new_ones((len(x), *shapes[value][1:2], *(1 for _ in shapes[value][2:])), requires_grad=True)
-            for value in values.values()
+            value: factors[unit].reshape(-1, *shapes[value][1:2], *(1 for _ in shapes[value][2:]))
+            for unit, ends in values.items()
+            for value in ends
         }
         loss = nn.functional.cross_entropy(module(x).float(), labels, reduction="sum")
-        gradients = torch.autograd.grad(loss, [module.gates[value] for value in values.values()])
+        gradients = torch.autograd.grad(loss, list(factors.values()))
         for unit, gradient in zip(values, gradients, strict=True):
-            products[unit].append(gradient.flatten(1).float())
+            products[unit].append(gradient.float())
     module.gates = {}
     module.train()
     return {unit: fisher.saliency(torch.cat(each).cpu().numpy()) for unit, each in products.items()}
 
 
-def _value(graph: Graph, unit: str) -> str:
-    """The node that ends the unit's batch-norm and ReLU."""
-    name = unit
+def _value(graph: Graph, name: str) -> str:
+    """The node that ends the layer's batch-norm and ReLU."""
     while len(readers := graph.consumers(name)) == 1 and isinstance(readers[0].op, BatchNorm | ReLU):
         name = readers[0].name
     return name
@@ -110,7 +113,6 @@ def _width(graph: Graph, unit: str) -> int:
     return weight.shape[0]
 
 
-def _l1(graph: Graph, unit: str) -> Array:
-    weight = graph[unit].weight
-    assert weight is not None
-    return np.abs(weight.decode().astype(np.float64)).sum(axis=1)
+def _l1(graph: Graph, unit: Sequence[str]) -> Array:
+    weights = [graph[name].weight for name in unit]
+    return sum(np.abs(each.decode().astype(np.float64)).sum(axis=1) for each in weights if each is not None)

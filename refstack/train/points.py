@@ -117,7 +117,7 @@ def produce(
     out.mkdir(parents=True, exist_ok=True)
     network, start = material.dense, time.monotonic()
     if base := point.base:
-        own = recipe_of(base.model, base.technique, base.method, base.level)
+        own = recipe_of(base.model, base.technique)
         produce(base, material, out, replace(own, epochs=recipe.epochs) if recipe else own, report)
         network = checkpoint.load(out / f"{base.name}{'' if point.last == 'int8' else TRAINED}.safetensors")
         start = time.monotonic()
@@ -156,7 +156,7 @@ def _trained(
     point: Point, network: Graph, material: Material, recipe: FineTune | None, report: Callable[[str], None]
 ) -> tuple[Graph, dict[str, Any]]:
     """The network after training under the technique, and the recipe."""
-    own = recipe_of(point.model, point.technique, point.method, point.level)
+    own = recipe_of(point.model, point.technique)
     recipe = replace(recipe or own, seed=point.seed)
     if point.technique == "ternary":
         recipe = replace(recipe, threshold=point.level)

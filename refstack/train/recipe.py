@@ -68,6 +68,7 @@ class FineTune(Recipe):
     scope: Scope = "lamp"  # weight pruning: what a weight's magnitude is held against
     block: Block = (1, 1)  # weight pruning: (rows, cols) that go together
     multiple: int = 8  # channel pruning: channels go so many at a time
+    streams: bool = True  # channel pruning: channels that are added up go too, from all layers that write them
     weight_of_params: float = 0.5  # channel pruning: share of parameters in a channel's cost, the rest multiply-adds
     saliency_images: int = 4096  # channel pruning: by which Fisher's saliency is taken, each time
     threshold: float = 0.05  # ternary: share of the largest weight
@@ -110,13 +111,11 @@ FINE_TUNES: dict[str, FineTune] = {
 }
 """Chosen on held-out training images (docs/training.md)."""
 
-LONGER: dict[tuple[str, str, str, float], dict[str, Any]] = {
-    ("resnet18", "channel", "fisher", 0.93): {"epochs": 60, "events": 10, "weight_of_params": 0.75},
-}
-"""Points that ask for more than their technique's recipe."""
+OWN: dict[tuple[str, str], dict[str, Any]] = {("resnet18", "channel"): {"weight_of_params": 0.25}}
+"""What a network's recipe for a technique has of its own: (model, technique) -> settings."""
 
 
-def recipe_of(model: str, technique: str, method: str, level: float) -> FineTune:
+def recipe_of(model: str, technique: str) -> FineTune:
     """What a point is trained with; of a combination, its last step. int8 is not trained."""
     last = technique.split("+")[-1]
-    return replace(FINE_TUNES.get(last, FineTune()), **LONGER.get((model, technique, method, level), {}))
+    return replace(FINE_TUNES.get(last, FineTune()), **OWN.get((model, last), {}))
