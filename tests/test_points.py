@@ -33,8 +33,9 @@ def a_point(technique: str = "weight", **changes: Any) -> Point:
 
 def test_names() -> None:
     assert a_point().name == "vgg16/weight-magnitude-0.9-s0"
-    assert a_point().names == ("vgg16/weight-magnitude-0.9-s0", "vgg16/weight-0.9", "vgg16/weight")
-    assert a_point("int8", method="ptq", level=None).names == ("vgg16/int8-ptq-s0", "vgg16/int8")
+    by_method = ("vgg16/weight-magnitude-0.9-s0", "vgg16/weight-magnitude-0.9")
+    assert a_point().names == (*by_method, "vgg16/weight-0.9", "vgg16/weight-magnitude", "vgg16/weight")
+    assert a_point("int8", method="ptq", level=None).names == ("vgg16/int8-ptq-s0", "vgg16/int8-ptq", "vgg16/int8")
 
 
 def test_a_short_name_is_the_first_point_with_weights() -> None:

@@ -145,7 +145,9 @@ def test_weights_that_went_stay_away() -> None:
     assert len({round(level, 2) for level in seen}) >= 3
     again = [tuned(graph, pruning.WeightPruning(QUICK, 0.75, "random")) for _ in range(2)]
     assert again[0].sha256() == again[1].sha256()
-    assert again[0].nnz == tuned(graph, pruning.WeightPruning(replace(QUICK, scope="layer"), 0.75)).nnz
+    for method in ("uniform", "magnitude"):
+        recipe = replace(QUICK, scope="lamp" if method == "uniform" else "layer")
+        assert again[0].nnz == tuned(graph, pruning.WeightPruning(recipe, 0.75, method)).nnz
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -258,7 +260,7 @@ def test_a_point_is_what_its_files_say(technique: str, material: Material, tmp_p
 def test_points_refuse() -> None:
     with pytest.raises(UsageError, match="no technique 'lasso', wanted one of weight"):
         Point("tiny", "lasso", 0.5)
-    with pytest.raises(UsageError, match="weight has no method 'fisher', wanted magnitude, random"):
+    with pytest.raises(UsageError, match="weight has no method 'fisher', wanted magnitude, uniform, random"):
         Point("tiny", "weight", 0.5, method="fisher")
     with pytest.raises(UsageError, match=r"level is 1\.5, wanted a share"):
         Point("tiny", "weight", 1.5)

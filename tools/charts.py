@@ -13,8 +13,8 @@ Row = dict[str, Any]
 SCATTERED = ("ternary", "int8", "half", "channel+ternary", "channel+int8", "weight+int8")
 """Techniques whose points differ in no quantity that a curve could follow."""
 TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500]
-ORANGE, BLUE, GREEN, RED, PURPLE, BROWN, GREY, BLACK = (
-    "#e08214", "#2166ac", "#1b7837", "#b2182b", "#762a83", "#8c510a", "#878787", "#000000",
+ORANGE, BLUE, GREEN, RED, PURPLE, BROWN, TEAL, GREY, BLACK = (
+    "#e08214", "#2166ac", "#1b7837", "#b2182b", "#762a83", "#8c510a", "#35978f", "#878787", "#000000",
 )  # fmt: skip
 
 
@@ -40,7 +40,11 @@ def row(group: Group, x: float, series: str) -> Row:
 def weights_left(found: Sequence[Group]) -> alt.VConcatChart:
     """Weight pruning above, channel pruning below: the meant method, its controls, the paper."""
     methods = {
-        "weight": {"magnitude": "refstack, by magnitude", "random": "refstack, at random"},
+        "weight": {
+            "magnitude": "refstack, by magnitude",
+            "uniform": "refstack, by magnitude, all layers alike",
+            "random": "refstack, at random",
+        },
         "block": {"magnitude": "refstack, blocks of 16 x 1"},
         "channel": {
             "fisher": "refstack, by Fisher saliency",
@@ -50,7 +54,8 @@ def weights_left(found: Sequence[Group]) -> alt.VConcatChart:
     }
     colours = {
         "refstack, by magnitude": BLUE, "refstack, by Fisher saliency": BLUE, "refstack, blocks of 16 x 1": GREEN,
-        "refstack, by L1 norm": PURPLE, "refstack, at random": ORANGE, "paper": BLACK,
+        "refstack, by magnitude, all layers alike": TEAL, "refstack, by L1 norm": PURPLE, "refstack, at random": ORANGE,
+        "paper": BLACK,
     }  # fmt: skip
     lines = []
     for title, techniques in (("weight pruning", ("weight", "block")), ("channel pruning", ("channel",))):
@@ -72,7 +77,7 @@ def bytes_stored(found: Sequence[Group]) -> alt.HConcatChart:
     """Every technique at its meant method, against the size of the file's tensors."""
     colours = {
         "weight": BLUE, "block": GREEN, "channel": ORANGE, "ternary": RED, "int8": GREY, "half": "#bababa",
-        "channel+ternary": PURPLE, "channel+int8": BROWN, "weight+int8": "#35978f",
+        "channel+ternary": PURPLE, "channel+int8": BROWN, "weight+int8": TEAL,
         "paper, channel": BLACK,
     }  # fmt: skip
     panels = []
@@ -81,7 +86,7 @@ def bytes_stored(found: Sequence[Group]) -> alt.HConcatChart:
         rows = [
             row(group, whole / group.stored_bytes, group.technique)
             for group in found
-            if group.model == model and not group.control
+            if group.model == model and not group.control and group.method != "uniform"
         ]
         rows += [
             {"x": 100 / (100 - x), "y": y, "series": "paper, channel"} for x, y in PAPER["channel"][model] if x < 100
@@ -93,13 +98,14 @@ def bytes_stored(found: Sequence[Group]) -> alt.HConcatChart:
 def multiply_adds(found: Sequence[Group]) -> alt.HConcatChart:
     """What is left of the work where zeros and channels are left out."""
     colours = {
-        "weight": BLUE, "block": GREEN, "channel": ORANGE, "paper, weight": BLACK, "paper, channel": GREY,
+        "weight": BLUE, "weight, all layers alike": TEAL, "block": GREEN, "channel": ORANGE, "paper, weight": BLACK,
+        "paper, channel": GREY,
     }  # fmt: skip
     panels = []
     for model, name in NAMES.items():
         whole = dense(model).macs
         rows = [
-            row(group, group.macs / 1e6, group.technique)
+            row(group, group.macs / 1e6, group.technique + ", all layers alike" * (group.method == "uniform"))
             for group in found
             if group.model == model and not group.control and group.technique in colours
         ]

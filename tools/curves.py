@@ -23,6 +23,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 VAL, TEST = "cifar10-lossless-val", "cifar10-jpeg75-test"
 NAMES = {"vgg16": "VGG-16", "resnet18": "ResNet-18", "mobilenet": "MobileNet"}
 CONTROLS = ("random", "l1", "minmax")
+NAMED = (*CONTROLS, "uniform")  # methods that a point's name has to say
 PAPER = json.loads((DOCS / "figures" / "paper.json").read_text("utf-8"))
 
 
@@ -70,7 +71,7 @@ class Group:
     def label(self) -> str:
         """technique (method) and level, as in the point's name."""
         level = "" if self.level is None else f"-{self.level:g}"
-        return f"`{self.technique}{f'-{self.method}' if self.method in CONTROLS else ''}{level}`"
+        return f"`{self.technique}{f'-{self.method}' if self.method in NAMED else ''}{level}`"
 
 
 @dataclass(frozen=True)

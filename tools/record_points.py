@@ -46,7 +46,7 @@ SHIPPED: dict[str, dict[str, float | None]] = {
 ORDER = (
     "weight", "block", "channel", "ternary", "int8", "half", "channel+ternary", "channel+int8", "weight+int8",
 )  # fmt: skip
-METHODS = ("magnitude", "fisher", "ttq", "mse", "minmax", "l1", "random")
+METHODS = ("magnitude", "uniform", "fisher", "ttq", "mse", "minmax", "l1", "random")
 OWN = {field.name for field in dataclasses.fields(Point)} - {"facts"}
 
 
@@ -92,7 +92,7 @@ def network(path: Path, technique: str) -> Graph | None:
 def wanted(point: Point) -> bool:
     """Whether the point's weights are to be shipped."""
     levels = SHIPPED.get(point.technique, {})
-    meant = point.seed == 0 and point.method not in ("l1", "random")
+    meant = point.seed == 0 and point.method not in ("uniform", "l1", "random")
     return meant and point.model in levels and levels[point.model] == point.level
 
 

@@ -69,8 +69,9 @@ class Point:
     @property
     def names(self) -> tuple[str, ...]:
         """All names that fit it, the longest first."""
-        level = () if self.level is None else (f"{self.model}/{self.technique}-{self.level:g}",)
-        return (self.name, *level, f"{self.model}/{self.technique}")
+        by = f"{self.model}/{self.technique}-{self.method}"
+        level = () if self.level is None else (f"{by}-{self.level:g}", f"{self.model}/{self.technique}-{self.level:g}")
+        return (self.name, *level, by, f"{self.model}/{self.technique}")
 
     def as_json(self) -> dict[str, Any]:
         """What `parse` reads: layers as rows of values, absent files left out."""

@@ -26,11 +26,16 @@ class WeightPruning(Gradual):
 
     Args
         level   share of the weights of all layers but the first and depthwise ones (compression/magnitude.py)
+        method  magnitude: the smallest by the recipe's scope; uniform: the smallest, and random: any, of every layer
+                the same share
     """
 
-    def __init__(self, recipe: FineTune, level: float, method: Literal["magnitude", "random"] = "magnitude") -> None:
+    def __init__(
+        self, recipe: FineTune, level: float, method: Literal["magnitude", "uniform", "random"] = "magnitude"
+    ) -> None:
         super().__init__(recipe, level)
         self.method = method
+        self.scope: Scope = recipe.scope if method == "magnitude" else "layer"
         self.weights: list[Tensor] = []
         self.masks: list[Tensor] = []
         self.drawn: dict[str, Tensor] = {}
@@ -40,9 +45,8 @@ class WeightPruning(Gradual):
         matrices = {name: weight.flatten(1) for name, weight in weights.items()}
         if self.method == "random":
             self.drawn = self.drawn or {name: torch.rand_like(matrix) for name, matrix in matrices.items()}
-            kept = masks(self.drawn, level, "layer", self.recipe.block)
-        else:
-            kept = masks(matrices, level, self.recipe.scope, self.recipe.block)
+            matrices = self.drawn
+        kept = masks(matrices, level, self.scope, self.recipe.block)
         self.weights = list(weights.values())
         # the weights' own memory layout, so that the product below is one pass
         self.masks = [torch.empty_like(w).copy_(kept[name].reshape(w.shape)) for name, w in weights.items()]

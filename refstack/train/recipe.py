@@ -91,7 +91,7 @@ RECIPES: dict[str, Recipe] = {"vgg16": Recipe(lr=0.2), "resnet18": Recipe(), "mo
 """What the shipped checkpoints were trained with."""
 
 METHODS: dict[str, tuple[str, ...]] = {
-    "weight": ("magnitude", "random"),
+    "weight": ("magnitude", "uniform", "random"),
     "block": ("magnitude", "random"),
     "channel": ("fisher", "l1", "random"),
     "ternary": ("ttq",),

@@ -34,7 +34,7 @@ CURVES: dict[str, tuple[float, ...]] = {
 }
 CONTROLS: dict[str, dict[str, tuple[float, ...]]] = {
     "channel": {"random": (0.5, 0.7, 0.8, 0.96), "l1": (0.5, 0.7, 0.8, 0.96)},
-    "weight": {"random": (0.5, 0.8, 0.95, 0.7)},
+    "weight": {"random": (0.5, 0.8, 0.95, 0.7), "uniform": (0.8, 0.95)},
 }
 SEEDS = (0, 1, 2)
 
@@ -69,7 +69,8 @@ def points() -> list[Point]:
             add(technique, levels, method=method)
     for seed in SEEDS[1:]:
         add("channel", seed=seed, method="l1")
-        add("weight", seed=seed, method="random")
+        for method in ("random", "uniform"):
+            add("weight", seed=seed, method=method)
     return list(dict.fromkeys(order))
 
 
