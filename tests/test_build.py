@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ def test_the_compiler_works_in_a_folder_of_its_own(
 ) -> None:
     facts = "$PWD $TMPDIR $LC_ALL [$LD_PRELOAD] $(readlink /proc/self/fd/0) $*"
     monkeypatch.setenv("REFSTACK_CC", str(wrapper(tmp_path / "cc", f'echo "{facts}" >> "{tmp_path}/calls"')))
-    for name, value in (("LC_ALL", "de_DE.UTF-8"), ("LD_PRELOAD", ""), ("TMPDIR", str(tmp_path))):
+    for name, value in (("LC_ALL", "de_DE.UTF-8"), ("LD_PRELOAD", "/nonexistent.so"), ("TMPDIR", str(tmp_path))):
         monkeypatch.setenv(name, value)
     assert build.library([answer]).answer() == 42
     calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
@@ -142,6 +143,11 @@ def test_key_covers_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.utime(answer, (0, 0))
     moved = [Path(shutil.copy(path, write(tmp_path / "elsewhere" / path.name, ""))) for path in (answer, other)]
     assert {key((other, answer)), key((moved[0], moved[1])), key(defines={})} == {first}
+    link = tmp_path / Path(build.compiler().path).name
+    link.symlink_to(build.compiler().path)
+    with monkeypatch.context() as patch:
+        patch.setenv("REFSTACK_CC", str(link))
+        assert key() == first
     keys = [first, key(defines={"X": 1}), key(defines={"X": "2"}), key(extra_flags=["-g"]), key(headers=[])]
     keys += [key((answer,), headers=[header, other]), key((answer, Path(shutil.copy(other, tmp_path / "renamed.c"))))]
     for file in (other, header):
@@ -204,7 +210,8 @@ def test_a_folder_that_cannot_be_removed_is_left_to_the_next_sweep(
         assert build.library([answer]).answer() == 42
     for stray in (cache / "tmp").iterdir():
         os.utime(stray, (time.time() - 3700,) * 2)
-    write(cache / "tmp" / "young" / "x", "")
+    young = write(cache / "tmp" / "young" / "x", "").parent
+    os.utime(young, (time.time() - 3500,) * 2)
     listed = [cache / "tmp" / "gone", *(cache / "tmp").iterdir()]  # another process swept the first meanwhile
     assert len(listed) == 4
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(listed))
@@ -304,7 +311,10 @@ def test_first_compiler_that_answers_is_taken(tmp_path: Path, monkeypatch: pytes
     assert build.compiler() == build.Compiler(str(tmp_path / "cc"), "cc (Debian) 12.2.0", "gcc")
     assert "-mtune=generic" in build.flags(build.compiler())
     wrapper(tmp_path / "clang", "", version="echo 'Debian clang version 16.0.6'")
-    wrapper(tmp_path / "gcc", "", version="exit 1")
+    for nothing in ("exit 1", "echo gcc 13; exit 1", "true"):
+        wrapper(tmp_path / "gcc", "", version=nothing)
+        os.utime(tmp_path / "gcc", (len(nothing),) * 2)
+        assert build.compiler().kind == "clang"
     assert build.compiler() == build.Compiler(str(tmp_path / "clang"), "Debian clang version 16.0.6", "clang")
     assert "-mtune=generic" not in build.flags(build.compiler())
     wrapper(tmp_path / "gcc", "", version="echo gcc 13")
@@ -371,18 +381,29 @@ def test_refused_and_malformed_flags(monkeypatch: pytest.MonkeyPatch, answer: Pa
         build.flags(build.Compiler("", "", "gcc"), "quick")
 
 
-LACKS = {
-    "-fopenmp": 'case "$*" in *-fopenmp*library.so) echo "ld: cannot find -lgomp: No such file" >&2; exit 1;; esac',
-    "-march=native": "case \"$*\" in *=native*) echo \"error: bad value ('native') for '-march='\"; exit 1;; esac",
-}
-LACKS["-fopenmp -march=native"] = "\n".join(LACKS.values())
+def failing(flag: str, says: str) -> str:
+    return f'case "$*" in *{flag}*) echo "{says}" >&2; exit 1;; esac\n'
 
 
-@pytest.mark.parametrize("flag", LACKS)
+LACKS = [
+    ("-march=native", "error: bad value ('native') for '-march=' switch"),
+    ("-march=native", "error: unknown target CPU 'native'"),
+    ("-fopenmp", "error: unrecognized command-line option '-fopenmp'"),
+    ("-fopenmp", "ld: cannot find -lgomp: No such file or directory"),
+    ("-fopenmp", "ld: cannot find -lomp: No such file or directory"),
+    ("-fopenmp", "ld: library not found for -liomp5"),
+    ("-fopenmp", "fatal error: cannot read spec file 'libgomp.spec'"),
+    ("-fopenmp", "answer.c:1:10: fatal error: omp.h: No such file or directory"),
+    ("-fopenmp", "answer.c:1:10: fatal error: 'omp.h' file not found"),
+]
+
+
+@pytest.mark.parametrize("lacking", [*([each] for each in LACKS), [LACKS[2], LACKS[0]]])
 def test_a_flag_the_compiler_lacks_is_left_out_and_told(
-    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Path
+    lacking: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Path
 ) -> None:
-    monkeypatch.setenv("REFSTACK_CC", str(wrapper(tmp_path / "cc", LACKS[flag])))
+    flag = " ".join(flag for flag, _ in lacking)
+    monkeypatch.setenv("REFSTACK_CC", str(wrapper(tmp_path / "cc", "".join(failing(*each) for each in lacking))))
     for _ in "cold", "warm":
         monkeypatch.setattr(build, "_loaded", {})
         assert build.library([answer]).answer() == 42
@@ -507,6 +528,30 @@ def test_what_is_left_of_a_private_folder(owner: int, inside: str, left: bool, t
     build._discard(tmp_path / "private", os.getpid() + owner)
     assert (tmp_path / "private").exists() is left
     build._discard(tmp_path / "gone", os.getpid())  # nothing to say at exit
+
+
+def test_no_room_for_a_private_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(cache, "")
+    monkeypatch.setattr(tempfile, "tempdir", str(cache))
+    told = (
+        f"^cache folder {cache} cannot be made .*, and no temporary folder can be made: .*Not a dir.*; free some space$"
+    )
+    with pytest.raises(ResourceError, match=told):
+        build.cache_dir()
+
+
+@pytest.mark.parametrize(
+    "says",
+    ["No space left on device", "Disk quota exceeded", "File too large", "File size limit exceeded (core dumped)"],
+)
+def test_a_compiler_without_room(
+    says: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Path
+) -> None:
+    monkeypatch.setenv("REFSTACK_CC", str(wrapper(tmp_path / "cc", failing("answer.c", f"as: {says}"))))
+    with pytest.raises(
+        ResourceError, match=re.escape(f"cannot compile in {cache}/tmp: as: {says}; free some space, or")
+    ):
+        build.library([answer])
 
 
 @pytest.mark.parametrize("limit", [0, 100, 2000, 10000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -110,15 +111,15 @@ def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
 
 
 def test_arrays_round_trip(tmp_path: Path) -> None:
-    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(3, dtype=np.uint8), "c": np.ones(2, np.float16)}
+    arrays = {code: np.arange(6).reshape(2, 3).astype(code) for code in ("f8", "f4", "f2", "i8", "i4", "i1", "u1")}
     checkpoint.save_arrays(arrays, tmp_path / "arrays")
-    assert unpack(tmp_path / "arrays")[1] == {"version": 1, "arrays": ["a", "b", "c"]}
+    assert unpack(tmp_path / "arrays")[1] == {"version": 1, "arrays": sorted(arrays)}
     back = checkpoint.load_arrays(tmp_path / "arrays")
     assert back.keys() == arrays.keys()
     assert all(back[name].dtype == arrays[name].dtype and np.array_equal(back[name], arrays[name]) for name in arrays)
     (tmp_path / "cut").write_bytes((tmp_path / "arrays").read_bytes()[:-1])
     with pytest.raises(
-        FormatError, match=r"cut: truncated: .* take 55 bytes, 54 follow the header; copy the file again$"
+        FormatError, match=r"cut: truncated: .* take 168 bytes, 167 follow the header; copy the file again$"
     ):
         checkpoint.load_arrays(tmp_path / "cut")
 
@@ -201,6 +202,20 @@ def test_a_full_disk_leaves_the_old_file(saved: Path) -> None:
         checkpoint.save(draw(MODELS["mobilenet"]()), saved)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]  # no temporary file is left
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EFBIG", "ENOMEM", "EIO"])
+def test_a_disk_that_fails(code: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: int) -> None:
+        raise OSError(getattr(errno, code), "words")
+
+    before = saved.read_bytes()
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(
+        UsageError if code == "EIO" else ResourceError, match="bytes: words; free space or name another"
+    ):
+        checkpoint.save(every(), saved)
+    assert (saved.read_bytes(), os.listdir(saved.parent)) == (before, [saved.name])
 
 
 @pytest.mark.parametrize(
