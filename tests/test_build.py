@@ -45,6 +45,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # never through a link
     path.write_text(text)
     return path
 
@@ -143,7 +144,7 @@ def test_key_covers_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.utime(answer, (0, 0))
     moved = [Path(shutil.copy(path, write(tmp_path / "elsewhere" / path.name, ""))) for path in (answer, other)]
     assert {key((other, answer)), key((moved[0], moved[1])), key(defines={})} == {first}
-    link = tmp_path / Path(build.compiler().path).name
+    link = write(tmp_path / "linked" / "x", "").with_name(Path(build.compiler().path).name)  # apart from what is written
     link.symlink_to(build.compiler().path)
     with monkeypatch.context() as patch:
         patch.setenv("REFSTACK_CC", str(link))
