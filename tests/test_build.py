@@ -144,7 +144,8 @@ def test_key_covers_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     os.utime(answer, (0, 0))
     moved = [Path(shutil.copy(path, write(tmp_path / "elsewhere" / path.name, ""))) for path in (answer, other)]
     assert {key((other, answer)), key((moved[0], moved[1])), key(defines={})} == {first}
-    link = write(tmp_path / "linked" / "x", "").with_name(Path(build.compiler().path).name)  # apart from what is written
+    # Apart from what is written: through a link the compiler itself would be overwritten.
+    link = write(tmp_path / "linked" / "x", "").with_name(Path(build.compiler().path).name)
     link.symlink_to(build.compiler().path)
     with monkeypatch.context() as patch:
         patch.setenv("REFSTACK_CC", str(link))
