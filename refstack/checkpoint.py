@@ -60,7 +60,7 @@ def save(graph: Graph, path: str | os.PathLike[str], dtype: Dtype = "float32") -
     # No two are called alike: node names differ, and no format has a field of the name weight, bias, mean or var.
     tensors = {name: np.ascontiguousarray(each) for node in graph for name, each in _arrays(node, half).items()}
     try:
-        text = json.dumps(_describe(graph, half), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(_describe(graph, half), separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(
             f"{graph.name}: attributes or meta are not JSON ({error}); use numbers, words, lists"
