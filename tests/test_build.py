@@ -110,7 +110,14 @@ def test_the_compiler_works_in_a_folder_of_its_own(
     monkeypatch.setenv("REFSTACK_CC", str(wrapper(tmp_path / "cc", f'echo "{facts}" >> "{tmp_path}/calls"')))
     for name, value in (("LC_ALL", "de_DE.UTF-8"), ("LD_PRELOAD", "/nonexistent.so"), ("TMPDIR", str(tmp_path))):
         monkeypatch.setenv(name, value)
-    assert build.library([answer]).answer() == 42
+    before = os.dup(0)
+    with answer.open() as other:  # an input that is not /dev/null already
+        os.dup2(other.fileno(), 0)
+        try:
+            assert build.library([answer]).answer() == 42
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
     calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
     folder = calls[0][0]
     assert Path(folder).parent == cache / "tmp"
