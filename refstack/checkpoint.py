@@ -19,6 +19,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,7 @@ MAX_NODES = 10_000
 MAX_WINDOW = 4096
 LARGEST = 2**31 - 1
 """Kernels index with int32: the bound of every integer, of every activation of one image, of every weight matrix."""
+WORDS = {int: f"int within {LARGEST}", float: "finite float", bool: "bool"}
 
 
 def save(graph: Graph, path: str | os.PathLike[str], dtype: Dtype = "float32") -> None:
@@ -51,21 +53,22 @@ def save(graph: Graph, path: str | os.PathLike[str], dtype: Dtype = "float32") -
 
     Args        dtype   "float16" rounds the weights of convolutions and linear layers, and packs sparse ones
     Raises      ResourceError no space left (an older file stays); FormatError a weight float16 cannot hold;
-                ShapeError, FormatError the graph is not sound
+                ShapeError, FormatError the graph is not sound, or beyond what `load` reads
     """
     graph.check()
-    tensors: dict[str, Array] = {}
-    for node in graph:
-        for name, array in _arrays(node, _half(dtype)).items():
-            if name in tensors:
-                raise FormatError(f"{graph.name}: two tensors would be called {name!r}; rename node {node.name!r}")
-            tensors[name] = np.ascontiguousarray(array)
+    half = _half(dtype)
+    # No two are called alike: node names differ, and no format has a field of the name weight, bias, mean or var.
+    tensors = {name: np.ascontiguousarray(each) for node in graph for name, each in _arrays(node, half).items()}
     try:
-        text = json.dumps(_describe(graph, _half(dtype)), allow_nan=False, separators=(",", ":"))
+        text = json.dumps(_describe(graph, half), separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(
             f"{graph.name}: attributes or meta are not JSON ({error}); use numbers, words, lists"
         ) from None
+    try:
+        _rebuild(container.parse(text, "meta"), tensors)  # nothing is written that would not be read
+    except RefstackError as error:
+        raise type(error)(f"{graph.name}: {error}") from None
     container.write(Path(path), tensors, text)
 
 
@@ -175,7 +178,9 @@ def _rebuild(structure: Any, tensors: dict[str, Array]) -> Graph:
         raise FormatError(f"version {structure['version']!r:.40}, wanted {VERSION}; update refstack or save it anew")
     shape, entries, meta = structure["input_shape"], structure["nodes"], structure["meta"]
     if not isinstance(shape, list) or not 1 <= len(shape) <= MAX_AXES or not isinstance(meta, dict):
-        raise FormatError(f"metadata: input_shape {shape!r:.60} and meta must be a list of sizes and an object")
+        raise FormatError(
+            f"metadata: input_shape {shape!r:.60} and meta must be a list of 1 to {MAX_AXES} sizes and an object"
+        )
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_NODES:
         raise FormatError(f"metadata: nodes must be a list of 1 to {MAX_NODES}")
     input_shape = tuple(_typed(size, int, "input_shape") for size in shape)
@@ -200,7 +205,7 @@ def _node(entry: Any, tensors: dict[str, Array], where: str) -> Node:
     if entry["op"] not in list(OPS):
         raise FormatError(f"{where}: unknown op {entry['op']!r:.60}, wanted one of {', '.join(OPS)}")
     if not isinstance(entry["inputs"], list) or len(entry["inputs"]) > MAX_NODES:
-        raise FormatError(f"{where}: inputs must be a list of node names")
+        raise FormatError(f"{where}: inputs must be a list of at most {MAX_NODES} node names")
     inputs = tuple(_name(each, where) for each in entry["inputs"])
     op = _dataclass(OPS[entry["op"]], entry["attributes"], where)
     if isinstance(op, Window) and max(*op.kernel, *op.stride, *op.padding, *op.dilation) > MAX_WINDOW:
@@ -296,10 +301,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return _dataclass(hint, value, where)
     if origin is Literal and isinstance(value, str) and value in choices:
         return value
-    if hint is float and type(value) in (int, float) and abs(value) < math.inf:
+    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if hint is int and type(value) is int and abs(value) <= LARGEST:
         return value
     if hint is bool and type(value) is bool:
         return value
-    raise FormatError(f"{where}: got {value!r:.60}, wanted {getattr(hint, '__name__', hint)} within {LARGEST}")
+    raise FormatError(f"{where}: got {value!r:.60}, wanted {WORDS.get(hint, hint)}")

@@ -108,12 +108,12 @@ def _read(path: Path) -> tuple[str, bytes]:
 def _check_header(header: bytes, data_bytes: int) -> str:
     """FormatError unless the tensors tile the data exactly; returns the structure's JSON text."""
     try:
-        entries = parse(header.decode("utf-8"), "header at byte 8")
+        entries = parse(header.decode(), "header at byte 8")
     except UnicodeDecodeError as error:
         raise FormatError(f"header at byte 8: not UTF-8 at byte {8 + error.start}; {WANTED}") from None
     if not isinstance(entries, dict) or len(entries) > MAX_TENSORS + 1:
         raise FormatError(f"header at byte 8: wanted an object of at most {MAX_TENSORS} tensors")
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None)
     spans = sorted((*_span(name, entry), name) for name, entry in entries.items())
     end = 0
     for start, stop, name in spans:

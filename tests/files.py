@@ -1,9 +1,13 @@
-"""Checkpoint files to save, take apart, put together and refuse."""
+"""Checkpoint files to save, take apart, put together and refuse; a disk that is full."""
 
 from __future__ import annotations
 
 import json
+import re
+import resource
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from refstack.errors import FormatError
 from refstack.formats import Bsr, Csr, Dense, Half, Int8, Quant, Ternary, Weight
 from refstack.graph import INPUT, Graph, Node
 
+WANTED = re.escape(checkpoint.container.WANTED)
 GRID, NEXT = Quant(0.5, -3), Quant(0.25, -128)
 
 
@@ -77,5 +82,16 @@ def pack(path: Path, header: dict[str, Any] | bytes, data: bytes, length: int | 
 def refuse(path: Path, match: str, kind: type[Exception] = FormatError) -> None:
     with pytest.raises(kind, match=match) as caught:
         checkpoint.load(path)
-    assert str(path) in str(caught.value)  # every message says where
+    assert str(caught.value).startswith(f"{path}: ")  # every message says where
     assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def small_files(most: int) -> Iterator[None]:
+    """No file may grow beyond `most` bytes: what a full disk does, for root too. Over before pytest writes its own."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -361,7 +361,7 @@ def _refusal(failure: Done, work: Path, log: Path) -> RefstackError:
         return _no_room(work.parent, full[0])
     command = shlex.join(failure.args)
     text = f"{command}\nexit status {failure.returncode}\n{failure.stdout}"
-    (work / "log").write_text(text, encoding="utf-8", errors="replace")
+    (work / "log").write_bytes(text.encode(errors="replace"))
     log.parent.mkdir(mode=0o700, exist_ok=True)
     os.replace(work / "log", log)
     return CompileError(
@@ -391,10 +391,10 @@ def build_report() -> dict[str, str]:
     A missing compiler or a refused flag does not raise: the reason stands in place of the compiler.
     """
     without = {flag for loaded in _loaded.values() for flag in _text(loaded, "rs_built_without").split()}
-    report = {"compiler": "", "version": "", "flags": "", "built_without": " ".join(sorted(without))}
-    report["cache"] = str(cache_dir())
+    folder = str(cache_dir())
     try:
         chosen = compiler()
-        return report | {"compiler": chosen.path, "version": chosen.version, "flags": " ".join(flags(chosen))}
+        found = {"compiler": chosen.path, "version": chosen.version, "flags": " ".join(flags(chosen))}
     except RefstackError as error:
-        return report | {"compiler": f"unusable: {error}"}
+        found = {"compiler": f"unusable: {error}", "version": "", "flags": ""}
+    return found | {"built_without": " ".join(sorted(without)), "cache": folder}

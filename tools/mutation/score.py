@@ -8,7 +8,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-KILLED = ("killed", "timeout", "caught by type check")
+KILLED = ("killed", "timeout", "segfault", "caught by type check")
 mutmut = str(Path(sys.executable).with_name("mutmut"))
 told = subprocess.check_output([mutmut, "results", "--all", "true"], text=True)
 counts: dict[str, Counter[str]] = defaultdict(Counter)
