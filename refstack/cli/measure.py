@@ -25,6 +25,7 @@ from refstack.cli.options import (
     show,
     words,
 )
+from refstack.errors import UsageError
 
 PARTIAL, INTERRUPTED = 4, 130
 
@@ -57,6 +58,7 @@ def bench(
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing journal aside and measure all.")] = False,
     one_shot: OneShot = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of timing, and of drawn weights.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="Time every layer instead, beside the roofs.")] = False,
     view: Annotated[BenchView, typer.Option("--format", "-f", help="What goes to stdout.")] = BenchView.table,
 ) -> None:
     """Time networks under each technique, backend and thread count; every output is checked before it is timed."""
@@ -65,6 +67,9 @@ def bench(
     from refstack.cli.progress import Shown
 
     counts = numbers(threads, "--threads")
+    if profile:
+        _profile(words(models), words(techniques), words(backends), counts, batch, one_shot, seed, view)
+        return
     try:
         with Shown() as report:
             rows = run(
@@ -79,6 +84,35 @@ def bench(
     if failed:
         say(f"{failed} of {len(rows)} cells failed")
         raise typer.Exit(PARTIAL)
+
+
+def _profile(
+    models: list[str] | None,
+    techniques: list[str] | None,
+    backends: list[str] | None,
+    threads: list[int] | None,
+    batch: int,
+    one_shot: bool,
+    seed: int,
+    view: BenchView,
+) -> None:
+    """One table of layers for each combination, in this process."""
+    from refstack.benchmark.profile import networks
+
+    if view not in (BenchView.table, BenchView.json):
+        raise UsageError(f"--profile: --format is {view.value}, wanted table or json")
+    found = networks(models, techniques, backends or [best_backend(None)], threads or [1], batch, one_shot, seed)
+    every = []
+    for title, roof, steps in found:
+        lines = [step.against(roof) for step in steps]
+        if view is BenchView.table:
+            print(title)
+            show(lines, View.table, ("us", "percent", "gflop_per_s", "gb_per_s", "percent_of_roof"))
+        every += [{"network": title, **line} for line in lines]
+        peak = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
+        say(f"{title}: {sum(step.ns for step in steps) / 1e6:.3f} ms in {len(steps)} steps; the machine: {peak}")
+    if view is BenchView.json:
+        show(every, View.json)
 
 
 def evaluate(

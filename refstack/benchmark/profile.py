@@ -1,0 +1,134 @@
+"""Where a plan's time goes: every step timed by itself, in order, beside what the machine could do at best.
+
+    flops = 2 * stored weights that are not 0 * pixels of the output        bytes = inputs + output + packed weights
+    roof  = max(flops / FMA peak, bytes / bandwidth of memory)              of_roof = roof / time
+
+A step that reads what another has just left in a cache can be faster than its roof; one whose zeros are multiplied
+(dense, ternary) does more than its flops.
+Source      Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from refstack.backends import Step, backend
+from refstack.backends.roofs import measure
+from refstack.benchmark import artifacts, machine, request
+from refstack.benchmark.machine import Facts
+from refstack.benchmark.report import Report
+from refstack.compare import check_plan
+from refstack.compression.trained import under
+from refstack.datasets import preprocess
+from refstack.errors import CheckFailed
+from refstack.formats import Array
+from refstack.models import MODELS
+from refstack.ops import Conv2d, Linear
+from refstack.planner import Plan, plan
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """One step of a plan.
+
+    ns      median over the rounds          share   of the sum over all steps
+    """
+
+    node: str
+    kernel: str
+    case: str
+    ns: float
+    share: float
+    flops: int
+    bytes: int
+
+    def against(self, roof: Facts) -> Facts:
+        """The step beside a machine's limits (backends.roofs.measure): rates, which limit is nearer and how near."""
+        compute, memory = self.flops / roof["flops"], self.bytes / roof["read_bytes_per_s"]
+        return {
+            "node": self.node,
+            "kernel": self.kernel,
+            "case": self.case,
+            "us": self.ns / 1e3,
+            "percent": 100 * self.share,
+            "gflop_per_s": self.flops / self.ns,
+            "gb_per_s": self.bytes / self.ns,
+            "limit": "compute" if compute > memory else "memory",
+            "percent_of_roof": 100e9 * max(compute, memory) / self.ns,
+        }
+
+
+def profile(made: Plan, x: Array, rounds: int = 50) -> list[StepProfile]:
+    """Time each step of a plan in a call of its own.
+
+    Args        x       float32 (batch, c, h, w)
+    Raises      CheckFailed     a step is wrong, or the steps one by one do not give the plan's output
+    """
+    verdict = check_plan(made, x)
+    if not verdict.passed:
+        raise CheckFailed(verdict.problem)
+    calls = [backend(step.kernel.backend).lower((step,), made.threads) for step in made.steps]
+    samples: list[list[int]] = [[] for _ in calls]
+    with made.lock:
+        for _ in range(rounds + 1):
+            made.x[...] = x
+            for call, taken in zip(calls, samples, strict=True):
+                start = time.perf_counter_ns()
+                call()
+                taken.append(time.perf_counter_ns() - start)
+        if not np.array_equal(made.y, verdict.output):
+            raise CheckFailed(f"{made.graph.name}: its steps one by one give another output than the plan")
+    medians = [statistics.median(taken[1:]) for taken in samples]  # the first round warms up
+    whole = sum(medians)
+    return [
+        StepProfile(step.node.name, step.kernel.name, step.case.word, ns, ns / whole, _flops(step), _bytes(step))
+        for step, ns in zip(made.steps, medians, strict=True)
+    ]
+
+
+def networks(
+    models: Sequence[str] | None,
+    techniques: Sequence[str] | None,
+    backends: Sequence[str],
+    threads: Sequence[int],
+    batch: int = 1,
+    one_shot: bool = False,
+    seed: int = 0,
+) -> Iterator[tuple[str, Facts, list[StepProfile]]]:
+    """Profiles of every combination, as `bench` takes them, each with a title and the machine's limits.
+
+    Raises      UsageError, BackendUnavailable before anything runs; CheckFailed
+    """
+    report = Report()
+    names = request.names("model", models, list(MODELS), paths=True)
+    kinds = request.techniques(techniques, names)
+    usable = request.usable_backends(backends, report)
+    counts = request.thread_counts(threads, machine.threads_allowed(), report)
+    roofs = {count: measure(count) for count in counts}
+    for name, technique in product(names, kinds):
+        whole = artifacts.source(name, seed)
+        graph, _ = under(name, whole, technique, one_shot, seed)
+        x = preprocess(artifacts.images(name, whole, request.whole("batch", batch), seed))
+        for used, count in product(usable, counts):
+            steps = profile(plan(graph, batch, (used,), count), x)
+            yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[count], steps
+
+
+def _flops(step: Step) -> int:
+    weight = step.node.weight
+    if weight is None or not isinstance(step.node.op, Conv2d | Linear):
+        return 0
+    shape = step.case.shape
+    return 2 * weight.nnz * shape[0] * math.prod(shape[2:])
+
+
+def _bytes(step: Step) -> int:
+    arrays = (*step.inputs, step.output, *step.packed.values())
+    return sum(array.nbytes for array in arrays)
