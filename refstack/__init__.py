@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from refstack.compression import compress
     from refstack.errors import RefstackError
     from refstack.evaluation import evaluate
+    from refstack.exporter import export
     from refstack.graph import Graph, Node
     from refstack.models.zoo import load
     from refstack.planner import Plan, plan
@@ -31,7 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Graph", "Node", "Plan", "RefstackError", "bench", "check_plan", "compress",
-    "evaluate", "load", "plan", "run", "save", "verify",
+    "evaluate", "export", "load", "plan", "run", "save", "verify",
 ]  # fmt: skip
 
 _HOME = {
@@ -43,6 +44,7 @@ _HOME = {
     "check_plan": "compare",
     "compress": "compression",
     "evaluate": "evaluation",
+    "export": "exporter",
     "load": "models.zoo",
     "plan": "planner",
     "run": "reference",

@@ -48,7 +48,11 @@ def write(path: Path, tensors: Mapping[str, Array], text: str) -> None:
 
     Raises      ResourceError no space left (an older file stays); UsageError the place cannot be written
     """
-    content = safetensors.numpy.save(dict(tensors), {KEY: text})
+    write_bytes(path, safetensors.numpy.save(dict(tensors), {KEY: text}))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Any file in the same way."""
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "xb") as file:

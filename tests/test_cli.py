@@ -23,6 +23,10 @@ from refstack.benchmark import worker
 from refstack.datasets import CLASSES
 from refstack.graph import Graph
 
+VERBS = (
+    "bench", "evaluate", "classify", "compress", "train", "export", "points", "kernels", "explain", "verify", "doctor",
+)  # fmt: skip
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
@@ -52,8 +56,7 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
     done = refstack_command("--help", cwd=tmp_path)
     seconds = time.perf_counter() - start
     assert done.returncode == 0
-    verbs = ("bench", "evaluate", "classify", "compress", "train", "points", "kernels", "explain", "verify", "doctor")
-    assert all(verb in done.stdout for verb in verbs)
+    assert all(verb in done.stdout for verb in VERBS)
     assert "130 interrupted" in done.stdout.replace("\n", " ")
     assert seconds < 3, "0.3 s on an idle core; the margin is for busy machines"
     script = "import sys, refstack.cli; print(sorted({'numpy', 'scipy', 'numexpr', 'PIL', 'torch'} & set(sys.modules)))"
@@ -67,9 +70,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     assert here(capfd, "--version").stdout == f"refstack {refstack.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "verb", ["bench", "evaluate", "classify", "compress", "train", "points", "kernels", "explain", "verify", "doctor"]
-)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(capfd: pytest.CaptureFixture[str], verb: str) -> None:
     done = here(capfd, verb, "--help")
     assert done.returncode == 0

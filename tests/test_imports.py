@@ -20,7 +20,7 @@ ORDER = (
     ("__main__",),
     ("cli",),
     ("benchmark", "verification", "doctor", "train"),
-    ("evaluation",),
+    ("evaluation", "exporter"),
     ("compare",),
     ("planner",),
     ("backends",),
@@ -29,7 +29,7 @@ ORDER = (
     ("compression",),
     ("models",),
     ("checkpoint",),
-    ("passes",),
+    ("passes", "onnx_graph"),
     ("reference",),
     ("graph",),
     ("container",),
@@ -87,7 +87,10 @@ def test_upward_imports_are_seen() -> None:
     assert upward("planner", "from refstack.train import fit") == ["line 1: planner imports train"]
 
 
-HOMES = {"ctypes": "backends", "pyopencl": "backends", "scipy": "backends", "numexpr": "backends", "torch": "train"}
+HOMES = {
+    "ctypes": "backends", "pyopencl": "backends", "scipy": "backends", "numexpr": "backends", "torch": "train",
+    "onnx": "onnx_graph", "onnxruntime": "onnx_graph",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("library", HOMES)
@@ -109,7 +112,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"torch", "PIL", "scipy", "numexpr", "rich", "typer", "pooch", "hypothesis", "pytest"}
+HEAVY = {"torch", "onnx", "onnxruntime", "PIL", "scipy", "numexpr", "rich", "typer", "pooch", "hypothesis", "pytest"}
 
 
 def test_import_refstack_is_light() -> None:

@@ -11,10 +11,10 @@ import statistics
 import time
 
 import numpy as np
-import onnx_graph
 import onnxruntime
 
 import refstack as rs
+from refstack import onnx_graph
 from refstack.models import MODELS
 from refstack.passes import prepare
 

@@ -1,4 +1,4 @@
-"""Verbs that make networks: compress, train."""
+"""Verbs that make networks: compress, train, export."""
 
 from __future__ import annotations
 
@@ -143,5 +143,36 @@ def train(
     top1 = {name: each["top1"] for name, each in entry["accuracy"].items()}
     show(
         [{"file": str(out / entry["file"]), "sha256": entry["sha256"], "train_s": entry["train_s"], "top1": top1}],
+        format,
+    )
+
+
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.onnx).")],
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images of every call; default: any.")] = None,
+    format: Format = View.table,
+) -> None:
+    """Write a network as an ONNX model, after another runtime has run it and each layer was inside its bound.
+
+    Sparse, ternary and half weights become dense float32. Needs onnx: pip install "refstack-engine[onnx]".
+    """
+    from refstack.exporter import export as write
+    from refstack.models import zoo
+
+    done = write(zoo.load(model), output, batch=batch)
+    show(
+        [
+            {
+                "file": str(done.path),
+                "size_bytes": done.size_bytes,
+                "opset": done.opset,
+                "batch": done.batch or "any",
+                "max_error_vs_bound": done.worst.worst,
+                "layer": done.worst.name,
+                "n_checked": len(done.layers),
+                "compared_by": done.compared_by,
+            }
+        ],
         format,
     )

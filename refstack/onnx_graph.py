@@ -1,8 +1,10 @@
-"""Layers and networks of refstack as ONNX models, for ONNX Runtime to run beside them.
+"""Layers and networks of refstack as ONNX models, and what others compute with them. Needs onnx (extra `onnx`).
 
-Float layers become the operator of the same name, with the weight decoded; an activation becomes a node of its own.
+Float layers become the operator of the same name, with the weight decoded to dense float32, be it sparse, ternary or
+half; an activation becomes a node of its own.
 int8 layers become ConvInteger, MatMulInteger or QLinearConv on uint8, which is int8 plus 128: on processors without
 dot-product instructions ONNX Runtime may saturate uint8 times int8, never uint8 times uint8.
+Next: exporter.py
 """
 
 from __future__ import annotations
@@ -14,13 +16,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from refstack import ops
+from refstack import __version__, ops
+from refstack.errors import FormatError
 from refstack.formats import Array, Int8
-from refstack.graph import Graph, Node
-from refstack.ops import Shape
+from refstack.graph import INPUT, Graph, Node
 
 OPSET, IR = 19, 9
 """The first operator set whose AveragePool has dilations, and the file version of that time."""
+
+OUTPUT = "output"
+"""The name of a network's output, whatever its last layer is called; its input is called `input`."""
+
+FACTS = ("model", "technique", "point", "level", "sha256")
+"""What a network's meta says that a file repeats; sha256 is that of the checkpoint."""
+
+MAX_BYTES = 2**31 - 1
+"""What one protobuf file holds."""
 
 TYPES = {"float32": TensorProto.FLOAT, "int8": TensorProto.INT8}
 
@@ -103,6 +114,8 @@ def write(writer: Writer, node: Node) -> None:
         scale = writer.constant(f"{node.name}:scale", np.float32(op.scale))
         zero = writer.constant(f"{node.name}:zero", np.int8(op.zero_point))
         writer.emit("QuantizeLinear", [*names, scale, zero], target)
+    elif type(op) not in PLAIN:
+        raise FormatError(f"{node.name}: {op.name} has no ONNX operator, wanted a layer of refstack.ops.OPS")
     else:
         attributes = {"axis": 1} if isinstance(op, ops.Concat | ops.Softmax) else {}
         writer.emit(PLAIN[type(op)], names, target, **attributes)
@@ -151,27 +164,77 @@ def write_int8(writer: Writer, node: Node, weight: Int8) -> None:
     writer.shifted(f"{name}:out", -128, y, TensorProto.INT8, name)
 
 
-def model(
-    nodes: Iterable[Node], inputs: Mapping[str, tuple[Shape, str]], outputs: Mapping[str, tuple[Shape, str]]
-) -> onnx.ModelProto:
-    """Nodes in order as one model.    inputs, outputs: name -> (shape, float32 or int8)"""
-    writer = Writer()
+Described = Mapping[str, tuple[Sequence[int | str], str]]
+"""name -> (shape, float32 or int8); a word in a shape is a size that the caller chooses."""
+
+
+def model(nodes: Iterable[Node], inputs: Described, outputs: Described) -> onnx.ModelProto:
+    """Nodes in order as one model. An output that no node gives is the last node's value."""
+    writer, last = Writer(), ""
+    values = set(inputs)
     for node in nodes:
         write(writer, node)
+        values.add(last := node.name)
+    for name in outputs:
+        if name not in values:
+            writer.emit("Identity", [last], name)
 
-    def described(values: Mapping[str, tuple[Shape, str]]) -> list[onnx.ValueInfoProto]:
+    def described(values: Described) -> list[onnx.ValueInfoProto]:
         return [helper.make_tensor_value_info(name, TYPES[dtype], shape) for name, (shape, dtype) in values.items()]
 
     graph = helper.make_graph(writer.nodes, "refstack", described(inputs), described(outputs), writer.constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    written = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    written.producer_name, written.producer_version = "refstack", __version__
+    return written
 
 
-def network(graph: Graph, batch: int = 1, everything: bool = False) -> onnx.ModelProto:
-    """A whole network; `everything` makes each layer's value an output."""
-    shapes, dtypes = graph.shapes(batch), graph.dtypes()
-    values = {name: (shape, np.dtype(dtypes[name]).name) for name, shape in shapes.items()}
-    names = [node.name for node in graph] if everything else [graph.output]
-    return model(graph, {"input": values["input"]}, {name: values[name] for name in names})
+def network(graph: Graph, batch: int | None = None) -> onnx.ModelProto:
+    """A whole network, from `input` (batch, c, h, w) to `output`; without `batch` that size is the caller's.
+
+    Raises      FormatError     more weights than an ONNX file holds, an op that ONNX has not, a layer before the last
+                                that is called like the output
+    """
+    if any(node.name == OUTPUT for node in graph.nodes[:-1]):
+        raise FormatError(f"{graph.name}: a layer before the last is called {OUTPUT!r}; rename it")
+    if 4 * graph.params > MAX_BYTES:
+        raise FormatError(
+            f"{graph.name}: {graph.params} parameters are {4 * graph.params} bytes of float32, an ONNX file holds "
+            f"{MAX_BYTES}; shrink it first (`refstack compress -t channel`)"
+        )
+    shapes, dtypes = graph.shapes(batch or 1), graph.dtypes()
+
+    def described(name: str) -> tuple[Sequence[int | str], str]:
+        return (batch or "batch", *shapes[name][1:]), np.dtype(dtypes[name]).name
+
+    written = model(graph, {INPUT: described(INPUT)}, {OUTPUT: described(graph.output)})
+    facts = {"model": graph.name, **{key: graph.meta[key] for key in FACTS if graph.meta.get(key) is not None}}
+    helper.set_model_props(written, {key: str(value) for key, value in facts.items()} | {"graph": graph.sha256()})
+    return written
+
+
+def watched(content: bytes, names: Iterable[str]) -> onnx.ModelProto:
+    """A model as it stands in a file, proved sound by ONNX's checker, with inner values as outputs beside its own.
+
+    Raises      FormatError     ONNX's checker refuses it
+    """
+    read = onnx.load_from_string(content)
+    try:
+        onnx.checker.check_model(read, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise FormatError(f"ONNX's checker refuses the model: {error}; other names of nodes may help") from None
+    own = {each.name for each in read.graph.output}
+    read.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
+    return read
+
+
+def weight_of(model: onnx.ModelProto, node: Node) -> Array:
+    """What a model holds as a layer's weight, in the form of `weight.decode()`, of int8 in that of `weight.values`."""
+    (constant,) = (each for each in model.graph.initializer if each.name == f"{node.name}:w")
+    held: Array = numpy_helper.to_array(constant)
+    if not isinstance(node.weight, Int8):
+        return held.reshape(len(held), -1)
+    held = held.astype(np.int16) - 128
+    return held.T if held.ndim == 2 else held.reshape(len(held), -1)
 
 
 def run(model: onnx.ModelProto, inputs: Mapping[str, Array], threads: int = 1) -> dict[str, Array]:
@@ -184,3 +247,11 @@ def run(model: onnx.ModelProto, inputs: Mapping[str, Array], threads: int = 1) -
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def evaluate(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The same by ONNX's own reference, which is there wherever onnx is, and slow."""
+    from onnx.reference import ReferenceEvaluator
+
+    names = [output.name for output in model.graph.output]
+    return dict(zip(names, ReferenceEvaluator(model).run(names, dict(inputs)), strict=True))
