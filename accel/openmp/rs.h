@@ -66,6 +66,10 @@ typedef int32_t rs_ivec_any __attribute__((vector_size(4 * RS_V), aligned(4), ma
 #define RS_INLINE static inline __attribute__((always_inline))
 #define RS_UNROLL _Pragma("GCC unroll 32")
 
+/* A pointer that the compiler cannot see through: what is read at constant distances from it shares one register, where
+   gcc would compute an address for each. */
+#define RS_OPAQUE(p) __asm__("" : "+r"(p))
+
 RS_INLINE rs_vec rs_load(const float *x) { return *(const rs_vec_any *)x; }
 RS_INLINE void rs_store(float *y, rs_vec v) { *(rs_vec_any *)y = v; }
 RS_INLINE rs_vec rs_all(float x) { return x - (rs_vec){0}; } /* x in every lane */
