@@ -172,8 +172,7 @@ def paper_says(group: Group) -> str:
 
 def quotable(group: Group) -> bool:
     """Whether a point stands in the first table; controls do where the point that they control is shipped."""
-    combined = group.level is None or "+" in group.technique
-    return not group.control and (group.shipped or group.seeds > 1 or combined)
+    return not group.control and (group.shipped or group.seeds > 1 or group.level is None)
 
 
 def sections(found: Sequence[Group]) -> dict[str, str]:

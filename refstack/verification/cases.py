@@ -319,11 +319,19 @@ def pooling(kind: type[ops.MaxPool2d] | type[ops.AvgPool2d]) -> Family:
 
 def pooling_halves(kind: type[ops.MaxPool2d] | type[ops.AvgPool2d]) -> Family:
     def draw(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-        """2x2 with stride 2, or 3x3 with stride 2: what networks use."""
+        """2x2 or 3x3 at stride 2, what networks use; or that but for one stride, one dilation or one side's padding."""
         r, pd = choose.among(((2, 0), (3, 1), (3, 0)))
-        c, p, q = sizes(choose, blocks, 3, 2**12)
-        h, w = 2 * p + r - 2 - 2 * pd + choose.integer(0, 1), 2 * q + r - 2 - 2 * pd + choose.integer(0, 1)
-        return kind((r, r), (2, 2), (pd,) * 4), ((1, c, max(h, 1 + pd), max(w, 1 + pd)),)
+        stride, dilation, padding = [2, 2], [1, 1], [pd] * 4
+        other = choose.among((None, None, stride, dilation, padding))
+        if other is not None:
+            other[choose.integer(0, len(other) - 1)] += 1
+        c, *places = sizes(choose, blocks, 3, 2**12)
+        size = []
+        for i in (0, 1):
+            covered = (places[i] - 1) * stride[i] + dilation[i] * (r - 1) + 1 + choose.integer(0, 1)
+            size.append(max(covered - padding[i] - padding[i + 2], dilation[i], 1 + pd))
+        (sh, sw), (dh, dw), (top, left, bottom, right), (h, w) = stride, dilation, padding, size
+        return kind((r, r), (sh, sw), (top, left, bottom, right), (dh, dw)), ((1, c, h, w),)
 
     return draw
 

@@ -125,7 +125,8 @@ def results(unit: str, count: int, seed: int, examples: int) -> Iterator[tuple[M
             batch = [drawn.pop() for _ in range(min(len(drawn), 4 * workers))]
             fates = pool.map(lambda mutant: fate(unit, mutant, examples, plain.code), batch)
             for mutant, result in zip(batch, fates, strict=True):
-                if result.state == "idle" and result.code == plain.code:  # an entry that nobody calls by its new name
+                lost = result.state == "survived" and result.rows < plain.rows  # of its entries
+                if lost or (result.state == "idle" and result.code == plain.code):
                     result = replace(result, state="refused")
                 if result.state == "refused" or (result.code and result.code in seen):
                     refused, equal = refused + (result.state == "refused"), equal + (result.state != "refused")

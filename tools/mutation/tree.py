@@ -80,12 +80,14 @@ class Result:
             idle        no row or no entry was run, so nothing is shown
     code    a hash of the machine code (by_rows only)
     cases   problems that it took, where the checks found it
+    rows    how many rows were examined (by_rows only)
     """
 
     state: State
     by: str = ""
     code: str = ""
     cases: int = 0
+    rows: int = 0
 
 
 @contextmanager
@@ -178,7 +180,7 @@ def _read(status: int, out: str, err: str, folder: Path, rows: str) -> Result:
     if "compared" not in told:
         state = "TIMEOUT" if status == -signal.SIGALRM else "CRASH"
         return Result("killed", f"{state} {told.get('examining')}: {ended}", code)
-    return Result("survived" if told["compared"] else "idle", "", code)
+    return Result("survived" if told["compared"] else "idle", "", code, rows=len(told["rows"]))
 
 
 def by_tests(change: Change, tests: Sequence[str], flags: str = "", seconds: float = LONGEST) -> Result:
