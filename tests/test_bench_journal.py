@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from benching import strict_loads
+from files import small_files
 
 from refstack.benchmark.journal import Journal, decode, encode
 from refstack.benchmark.rows import SCHEMA_VERSION, strict
@@ -96,23 +94,12 @@ def test_a_journal_in_an_impossible_place(tmp_path: Path) -> None:
             Journal(path)
 
 
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """Writing past `size` bytes fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     with Journal(path) as journal:
         journal.append({"cell_id": "1"})
         before = path.read_bytes()
-        with no_file_beyond(len(before) + 20), pytest.raises(ResourceError, match="rows written so far are kept"):
+        with small_files(len(before) + 20), pytest.raises(ResourceError, match="rows written so far are kept"):
             journal.append({"cell_id": "2", "text": "x" * 100})
         assert path.read_bytes() == before
         assert len(journal.rows) == 1

@@ -21,6 +21,7 @@ import numpy as np
 import refstack as rs
 from refstack.backends import Step, backend
 from refstack.backends.roofs import measure
+from refstack.benchmark.machine import limits
 from refstack.compression.layers import layers, recode
 from refstack.compression.magnitude import smallest_to_zero
 from refstack.formats import Array, Csr, Dense
@@ -99,9 +100,7 @@ def main() -> None:
             kernels = " | ".join(each.kernel.variant for each in (step, other))
             told = " | ".join(f"{each:.2f}" for each in ratios.values())
             print(f"| {model} {node.name} | `{word}` | {kernels} | {told} | {even(ratios)} |", flush=True)
-    roof = measure(asked.threads)
-    limits = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
-    print(f"\n{asked.threads} thread{'s' * (asked.threads > 1)}: {limits}")
+    print(f"\n{limits(measure(asked.threads))}")
 
 
 if __name__ == "__main__":

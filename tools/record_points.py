@@ -31,6 +31,7 @@ from refstack.formats import Array, Bsr, Csr
 from refstack.graph import Graph
 from refstack.models import MODELS, zoo
 from refstack.models.points import FILES, Layer, Point, manifest_text
+from refstack.train import recipe
 
 MOST_BYTES = 26_000_000
 IMAGES = 1000  # of each set, on which a shipped network must give the recorded classes
@@ -92,8 +93,8 @@ def network(path: Path, technique: str) -> Graph | None:
 def wanted(point: Point) -> bool:
     """Whether the point's weights are to be shipped."""
     levels = SHIPPED.get(point.technique, {})
-    meant = point.seed == 0 and point.method not in ("uniform", "l1", "random")
-    return meant and point.model in levels and levels[point.model] == point.level
+    meant = point.model in levels and point.method == recipe.METHODS[point.technique][0]
+    return meant and point.seed == 0 and levels[point.model] == point.level
 
 
 def ship(point: Point, graph: Graph, golden: Mapping[str, Array], data: Path) -> Point:

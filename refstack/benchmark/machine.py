@@ -122,9 +122,14 @@ def line(env: Facts, roofs: list[Facts] | None, when: str) -> str:
     """One line below a table: processor, measured limits, compiler, date."""
     parts = [f"{env['cpu']}, {env['threads_allowed']} threads allowed"]
     for roof in roofs or []:
-        speed = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
-        parts.append(f"{roof['threads']} thread{'s' * (roof['threads'] > 1)}: {speed}")
+        parts.append(limits(roof))
     return "; ".join([*parts, str(env["compiler"]), f"{env['blas']}, numpy {env['libraries']['numpy']}", when])
+
+
+def limits(roof: Facts) -> str:
+    """What backends.roofs.measure found, in words."""
+    speed = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
+    return f"{roof['threads']} thread{'s' * (roof['threads'] > 1)}: {speed}"
 
 
 def _features() -> set[str]:

@@ -97,6 +97,7 @@ def _profile(
     view: BenchView,
 ) -> None:
     """One table of layers for each combination, in this process."""
+    from refstack.benchmark.machine import limits
     from refstack.benchmark.profile import networks
 
     if view not in (BenchView.table, BenchView.json):
@@ -109,8 +110,8 @@ def _profile(
             print(title)
             show(lines, View.table, ("us", "percent", "gflop_per_s", "gb_per_s", "percent_of_roof"))
         every += [{"network": title, **line} for line in lines]
-        peak = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
-        say(f"{title}: {sum(step.ns for step in steps) / 1e6:.3f} ms in {len(steps)} steps; the machine: {peak}")
+        took = sum(step.ns for step in steps) / 1e6
+        say(f"{title}: {took:.3f} ms in {len(steps)} steps; the machine, {limits(roof)}")
     if view is BenchView.json:
         show(every, View.json)
 

@@ -102,7 +102,7 @@ def units(graph: Graph, streams: bool = True) -> dict[str, tuple[str, ...]]:
     Args        streams     False: channels that reach an addition stay as well
     Returns     first layer of a unit -> all of its layers, both in the graph's order
     """
-    shapes = graph.shapes()
+    shapes, names = graph.shapes(), [node.name for node in layers(graph)]
     writers: dict[str, set[str]] = {INPUT: {INPUT}}  # value -> the layers that write its channels
     whole = {INPUT, graph.output}  # values that keep all of their channels
     for node in graph:
@@ -116,9 +116,8 @@ def units(graph: Graph, streams: bool = True) -> dict[str, tuple[str, ...]]:
         grouped = isinstance(node.op, Conv2d) and node.op.groups > 1 and not is_depthwise(node, shapes)
         if grouped or isinstance(node.op, Concat) or (isinstance(node.op, Add) and not streams):
             whole |= {node.name, *node.inputs}
-        if is_depthwise(node, shapes) and writers[node.name] == {layers(graph)[0].name}:
+        if is_depthwise(node, shapes) and writers[node.name] == {names[0]}:
             whole.add(node.name)
     stay = set().union(*(writers[name] for name in whole))
-    found = {node.name: tuple(each.name for each in layers(graph) if each.name in writers[node.name])
-             for node in layers(graph)}  # fmt: skip
+    found = {name: tuple(each for each in names if each in writers[name]) for name in names}
     return {name: tied for name, tied in found.items() if tied and tied[0] == name and name not in stay}

@@ -50,9 +50,9 @@ def costs(graph: Graph, unit: Sequence[str], multiple: int, weight_of_params: fl
         unit                layers that lose the same channels; `multiple` of them are taken away to see
         weight_of_params    0: multiply-adds alone; 1: parameters alone
     """
-    width = _width(graph, unit[0])
-    fewer = min(multiple, width - 1)
-    params, macs = size(graph, dict.fromkeys(unit, np.arange(width - fewer)))
+    channels = width(graph, unit[0])
+    fewer = min(multiple, channels - 1)
+    params, macs = size(graph, dict.fromkeys(unit, np.arange(channels - fewer)))
     gone = weight_of_params * (1 - params / graph.params) + (1 - weight_of_params) * (1 - macs / graph.macs)
     return gone / max(1, fewer)
 
@@ -94,8 +94,8 @@ def choose(
     groups = []  # (score of a group over its cost, unit, how many of the unit's channels are gone with it)
     order = {}
     for unit, score in scores.items():
-        if len(score) != _width(graph, unit):
-            raise UsageError(f"{unit}: {len(score)} scores for {_width(graph, unit)} channels")
+        if len(score) != width(graph, unit):
+            raise UsageError(f"{unit}: {len(score)} scores for {width(graph, unit)} channels")
         order[unit] = np.argsort(score, kind="stable")
         ranked, gone = np.asarray(score, np.float64)[order[unit]], 0
         for left in range((len(score) - 1) // multiple * multiple, 0, -multiple):
@@ -130,7 +130,8 @@ def target(graph: Graph, level: float) -> int:
     return round((1 - fraction("channel", level)) * graph.params)
 
 
-def _width(graph: Graph, unit: str) -> int:
+def width(graph: Graph, unit: str) -> int:
+    """Output channels of a layer."""
     weight = graph[unit].weight
     assert weight is not None
     return weight.shape[0]

@@ -66,7 +66,7 @@ class ChannelPruning(Gradual):
             folded = prepare(graph)
             scores, cost = fisher.ranks({unit: _l1(folded, tied[unit]) for unit in tied}), None
         else:
-            scores, cost = fisher.ranks({unit: self.rng.random(_width(graph, unit)) for unit in tied}), None
+            scores, cost = fisher.ranks({unit: self.rng.random(fisher.width(graph, unit)) for unit in tied}), None
         keep = fisher.choose(graph, tied, scores, round((1 - level) * self.params), recipe.multiple, cost)
         return from_graph(shrink_channels(graph, keep))
 
@@ -105,12 +105,6 @@ def _value(graph: Graph, name: str) -> str:
     while len(readers := graph.consumers(name)) == 1 and isinstance(readers[0].op, BatchNorm | ReLU):
         name = readers[0].name
     return name
-
-
-def _width(graph: Graph, unit: str) -> int:
-    weight = graph[unit].weight
-    assert weight is not None
-    return weight.shape[0]
 
 
 def _l1(graph: Graph, unit: Sequence[str]) -> Array:
