@@ -166,7 +166,8 @@ def test_rounded_filters_are_caught() -> None:
     ("word", "wanted"),
     [
         ("n1c64h32w32_k64r3s3_st1pd1g1_relu", "winograd4"),
-        ("n1c256h8w8_k256r3s3_st1pd1g1", "winograd4"),
+        ("n1c256h8w8_k256r3s3_st1pd1g1", "winograd2"),
+        ("n2c256h8w8_k256r3s3_st1pd1g1", "winograd4"),
         ("n1c512h4w4_k512r3s3_st1pd1g1", "map"),
         ("n8c512h4w4_k512r3s3_st1pd1g1", "winograd4"),
         ("n8c512h2w2_k512r3s3_st1pd1g1", "winograd2"),

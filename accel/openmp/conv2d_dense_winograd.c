@@ -9,7 +9,7 @@
    Neighbouring tiles overlap by two pixels, so inputs are transformed (A/M)^2 times as often as they are read.
 
    Weights    [A*A][k / (KB*V)][c][KB][V k]: for each of the A*A points the panels that a register tile streams
-   Reads      x nchw<V>c;  pack[0] weights;  pack[1] int64 {KB, images in a pass};  bias
+   Reads      x nchw<V>c;  pack[0] weights;  pack[1] int64 {KB (2), images in a pass};  bias
    Writes     y nchw<V>c
    Scratch    V [A*A][tiles][c], then products [A*A][k / V][tiles][V], for the tiles of a pass
    Threads    (channel block, row of tiles); (point, group of blocks); (block, row of tiles)
@@ -18,7 +18,7 @@
    Source     Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016 */
 #include "rs_groups.h"
 
-enum { MOST = 12 }; /* tiles in registers */
+enum { MOST = 12, AHEAD = 64 * RS_V }; /* tiles in registers; numbers to fetch weights ahead */
 
 typedef struct {
     int64_t tiles, rows, columns, images, c, k; /* of a pass; of an image; channels rounded up to whole blocks */
@@ -88,12 +88,13 @@ RS_INLINE void transform(const rs_args *a, const float *x, float *points, const 
 /* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[t][c] for KB blocks. */
 RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g, int64_t t, const int KB,
                         const int TB) {
-    rs_vec acc[4][MOST];
+    rs_vec acc[2][MOST];
     RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < TB; i++) acc[b][i] = (rs_vec){0};
     const float *x = v + t * g->c;
     const int64_t c_end = g->c;
     for (int64_t c = 0; c < c_end; c++, u += KB * RS_V) {
-        rs_vec w[4];
+        rs_vec w[2];
+        RS_UNROLL for (int b = 0; b < KB; b++) __builtin_prefetch(u + AHEAD + b * RS_V);
         RS_UNROLL for (int b = 0; b < KB; b++) w[b] = rs_load(u + b * RS_V);
         RS_UNROLL for (int i = 0; i < TB; i++) {
             const rs_vec xv = rs_all(x[i * c_end + c]);
@@ -107,16 +108,15 @@ RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g
 RS_INLINE void multiply_all(const float *u, const float *v, float *to, const grid *g, const int KB) {
     int64_t t = 0;
 #define TILES(TB) \
-    if (KB * TB <= RS_ACC) for (; t + TB <= g->tiles; t += TB) multiply(u, v, to, g, t, KB, TB);
+    for (; rs_fits(g->tiles - t, TB, KB); t += TB) multiply(u, v, to, g, t, KB, TB);
     TILES(12) TILES(8) TILES(6) TILES(4) TILES(2) TILES(1)
 #undef TILES
 }
 static void multiply_1(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 1); }
 static void multiply_2(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 2); }
-static void multiply_4(const float *u, const float *v, float *to, const grid *g) { multiply_all(u, v, to, g, 4); }
 
 typedef void multiply_fn(const float *, const float *, float *, const grid *);
-static multiply_fn *const MULTIPLY[3] = {multiply_1, multiply_2, multiply_4};
+static multiply_fn *const MULTIPLY[2] = {multiply_1, multiply_2};
 
 /* y of one row of tiles, one block of channels. */
 RS_INLINE void finish(const rs_args *a, const float *products, float *y, const grid *g, int64_t row, int64_t first,
@@ -161,7 +161,7 @@ RS_INLINE void winograd(const rs_args *a, const int M) {
                 const rs_group part = rs_group_of(group, outs, most);
                 const float *panel = u + (point * outs + part.first) * g.c * RS_V;
                 float *to = products + (point * outs + part.first) * g.tiles * RS_V;
-                MULTIPLY[part.size / 2](panel, points + point * g.tiles * g.c, to, &g);
+                MULTIPLY[part.size - 1](panel, points + point * g.tiles * g.c, to, &g);
             }
 #pragma omp for collapse(3) schedule(static)
         for (int64_t n = 0; n < g.images; n++)

@@ -48,7 +48,7 @@ RS_INLINE void tile(const image *m, int64_t p, int64_t q, const int KB, const in
 
 RS_INLINE void row(const image *m, int64_t p, int64_t q0, int64_t q1, const int KB, const int ST, const int CB) {
 #define TILES(PX) \
-    if (KB * PX <= RS_ACC) for (; q0 + PX <= q1; q0 += PX) tile(m, p, q0, KB, PX, ST, CB);
+    for (; rs_fits(q1 - q0, PX, KB); q0 += PX) tile(m, p, q0, KB, PX, ST, CB);
     TILES(12) TILES(8) TILES(6) TILES(4) TILES(2) TILES(1)
 }
 

@@ -4,7 +4,7 @@
 
    Reads      x (planes, h, w, lanes), float32 or int8
    Writes     y (planes, p, q, lanes), same type
-   Threads    one output row at a time
+   Threads    one plane or one output row at a time
    Cost       n*c*p*q * r*s comparisons; bitwise */
 #include "rs.h"
 
@@ -29,25 +29,37 @@
             }                                                                                                      \
         }                                                                                                          \
     }                                                                                                              \
-    /* The commonest window, 2x2 at stride 2 inside the image, without a branch: whole vectors of pixels at a time. */ \
-    RS_INLINE void NAME##_pairs(const rs_args *a, int64_t plane, int64_t p) {                                      \
-        const TYPE *restrict x0 = (const TYPE *)a->x[0] + (plane * a->h + 2 * p) * a->w, *restrict x1 = x0 + a->w; \
-        TYPE *restrict y = (TYPE *)a->y + (plane * a->p + p) * a->q;                                               \
-        for (int64_t q = 0; q < a->q; q++) {                                                                       \
-            TYPE best = x0[2 * q];                                                                                 \
-            best = LARGER(x0[2 * q + 1], best) ? x0[2 * q + 1] : best;                                             \
-            best = LARGER(x1[2 * q], best) ? x1[2 * q] : best;                                                     \
-            y[q] = LARGER(x1[2 * q + 1], best) ? x1[2 * q + 1] : best;                                             \
-        }                                                                                                          \
+    /* The commonest window, 2x2 at stride 2 inside the image, without a branch. */                                \
+    RS_INLINE void NAME##_pairs(const rs_args *a, int64_t plane, int64_t columns, const int64_t lanes) {           \
+        const int64_t line = a->w * lanes, out = columns * lanes;                                                  \
+        const TYPE *restrict x = (const TYPE *)a->x[0] + plane * a->h * line;                                      \
+        TYPE *restrict y = (TYPE *)a->y + plane * a->p * out;                                                      \
+        for (int64_t p = 0; p < a->p; p++, x += 2 * line, y += out)                                                \
+            for (int64_t q = 0; q < columns; q++) RS_UNROLL for (int64_t i = 0; i < lanes; i++) {                  \
+                const TYPE *restrict x0 = x + 2 * q * lanes + i, *restrict x1 = x0 + line;                         \
+                TYPE best = x0[0];                                                                                 \
+                best = LARGER(x0[lanes], best) ? x0[lanes] : best;                                                 \
+                best = LARGER(x1[0], best) ? x1[0] : best;                                                         \
+                y[q * lanes + i] = LARGER(x1[lanes], best) ? x1[lanes] : best;                                     \
+            }                                                                                                      \
     }                                                                                                              \
     void rs_maxpool_##NAME(const rs_args *a) {                                                                     \
         const int64_t planes = a->n * rs_ceil(a->c, a->x_block);                                                   \
-        const int pairs = a->x_block == 1 && a->r == 2 && a->s == 2 && a->st[0] == 2 && a->st[1] == 2 &&           \
-                          a->dl[0] == 1 && a->dl[1] == 1 && !rs_padded(a);                                         \
+        const int pairs = a->r == 2 && a->s == 2 && a->st[0] == 2 && a->st[1] == 2 && a->dl[0] == 1 &&             \
+                          a->dl[1] == 1 && !rs_padded(a);                                                          \
+        if (pairs) {                                                                                               \
+            _Pragma("omp for schedule(static)") for (int64_t plane = 0; plane < planes; plane++) {                 \
+                if (a->x_block == RS_V) NAME##_pairs(a, plane, a->q, RS_V);                                        \
+                else if (a->q == 4) NAME##_pairs(a, plane, 4, 1); /* as constants: loops of vectors cost more */   \
+                else if (a->q == 2) NAME##_pairs(a, plane, 2, 1);                                                  \
+                else if (a->q == 1) NAME##_pairs(a, plane, 1, 1);                                                  \
+                else NAME##_pairs(a, plane, a->q, 1);                                                              \
+            }                                                                                                      \
+            return;                                                                                                \
+        }                                                                                                          \
         _Pragma("omp for collapse(2) schedule(static)") for (int64_t plane = 0; plane < planes; plane++)           \
             for (int64_t p = 0; p < a->p; p++) {                                                                   \
-                if (pairs) NAME##_pairs(a, plane, p);                                                              \
-                else if (a->x_block == RS_V) NAME##_row(a, plane, p, RS_V);                                        \
+                if (a->x_block == RS_V) NAME##_row(a, plane, p, RS_V);                                             \
                 else NAME##_row(a, plane, p, 1);                                                                   \
             }                                                                                                      \
     }

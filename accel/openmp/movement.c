@@ -6,7 +6,7 @@
 
    Reads      x;  concat: pack[0] int64 (inputs,) the bytes of one image of each input
    Writes     y
-   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  reorder: one row of a block of channels
+   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  reorder: RS_V pixels of a block of channels
    Cost       bandwidth; bitwise */
 #include "rs.h"
 
@@ -31,27 +31,65 @@ void rs_concat(const rs_args *a) {
         }
 }
 
-/* One row of pixels of one block: (lanes, w) with `plane` numbers between channels <-> (w, lanes). */
+/* Lane i of the result is lane index[i] of a and b, one behind the other. */
+RS_INLINE rs_vec choose(rs_vec a, rs_vec b, rs_ivec index) {
+#ifdef __clang__
+    rs_vec v;
+    for (int i = 0; i < RS_V; i++) v[i] = index[i] < RS_V ? a[index[i]] : b[index[i] - RS_V];
+    return v;
+#else
+    return __builtin_shuffle(a, b, index);
+#endif
+}
+
+/* RS_V rows of RS_V numbers, at distances `from` and `to`: y[j][i] = x[i][j]. Blocks of half a matrix off the diagonal
+   change places, then those of a quarter in each of the four, and so on. */
+RS_INLINE void transpose(const float *x, int64_t from, float *y, int64_t to) {
+    rs_vec m[RS_V];
+    RS_UNROLL for (int i = 0; i < RS_V; i++) m[i] = rs_load(x + i * from);
+    RS_UNROLL for (int half = RS_V / 2; half; half /= 2) {
+        rs_ivec upper = {0}, lower = {0};
+        RS_UNROLL for (int i = 0; i < RS_V; i++) {
+            upper[i] = i & half ? RS_V + i - half : i;
+            lower[i] = i & half ? RS_V + i : i + half;
+        }
+        RS_UNROLL for (int i = 0; i < RS_V; i++) {
+            if (i & half) continue;
+            const rs_vec a = m[i], b = m[i + half];
+            m[i] = choose(a, b, upper), m[i + half] = choose(a, b, lower);
+        }
+    }
+    RS_UNROLL for (int i = 0; i < RS_V; i++) rs_store(y + i * to, m[i]);
+}
+
+RS_INLINE void transpose_float(const void *x, int64_t from, void *y, int64_t to) { transpose(x, from, y, to); }
+RS_INLINE void transpose_int8_t(const void *x, int64_t from, void *y, int64_t to) {
+    for (int j = 0; j < RS_V; j++)
+        for (int i = 0; i < RS_V; i++) ((int8_t *)y)[j * to + i] = ((const int8_t *)x)[i * from + j];
+}
+
+/* RS_V pixels of one block, or fewer at the end of a plane: (lanes, pixels) with `plane` numbers between channels <->
+   (pixels, lanes). */
 #define DEFINE_REORDER(TYPE)                                                                                       \
     static void reorder_##TYPE(const rs_args *a) {                                                                 \
-        const int64_t lanes = rs_max(a->x_block, a->y_block), blocks = rs_ceil(a->c, lanes), plane = a->h * a->w;  \
-        const int64_t to_blocks = a->y_block > 1;                                                                  \
+        const int64_t lanes = RS_V, blocks = rs_ceil(a->c, lanes), plane = a->h * a->w;                            \
         _Pragma("omp for collapse(3) schedule(static)") for (int64_t n = 0; n < a->n; n++)                         \
             for (int64_t b = 0; b < blocks; b++)                                                                   \
-                for (int64_t h = 0; h < a->h; h++) {                                                               \
-                    const int64_t flat = ((n * a->c + b * lanes) * a->h + h) * a->w;                               \
-                    const int64_t block = ((n * blocks + b) * a->h + h) * a->w * lanes;                            \
-                    const int64_t here = rs_min(lanes, a->c - b * lanes);                                          \
-                    if (to_blocks) {                                                                               \
-                        const TYPE *x = (const TYPE *)a->x[0] + flat;                                              \
-                        TYPE *y = (TYPE *)a->y + block;                                                            \
-                        for (int64_t w = 0; w < a->w; w++)                                                         \
+                for (int64_t pixel = 0; pixel < plane; pixel += lanes) {                                           \
+                    const int64_t flat = (n * a->c + b * lanes) * plane + pixel;                                   \
+                    const int64_t block = ((n * blocks + b) * plane + pixel) * lanes;                              \
+                    const int64_t here = rs_min(lanes, a->c - b * lanes), pixels = rs_min(lanes, plane - pixel);   \
+                    const int whole = here == lanes && pixels == lanes;                                            \
+                    const TYPE *x = (const TYPE *)a->x[0] + (a->y_block > 1 ? flat : block);                       \
+                    TYPE *y = (TYPE *)a->y + (a->y_block > 1 ? block : flat);                                      \
+                    if (a->y_block > 1) {                                                                          \
+                        if (whole) transpose_##TYPE(x, plane, y, lanes);                                           \
+                        else for (int64_t w = 0; w < pixels; w++)                                                  \
                             for (int64_t i = 0; i < lanes; i++) y[w * lanes + i] = i < here ? x[i * plane + w] : 0; \
                     } else {                                                                                       \
-                        const TYPE *x = (const TYPE *)a->x[0] + block;                                             \
-                        TYPE *y = (TYPE *)a->y + flat;                                                             \
-                        for (int64_t i = 0; i < here; i++)                                                         \
-                            for (int64_t w = 0; w < a->w; w++) y[i * plane + w] = x[w * lanes + i];                \
+                        if (whole) transpose_##TYPE(x, lanes, y, plane);                                           \
+                        else for (int64_t i = 0; i < here; i++)                                                    \
+                            for (int64_t w = 0; w < pixels; w++) y[i * plane + w] = x[w * lanes + i];              \
                     }                                                                                              \
                 }                                                                                                  \
     }

@@ -66,7 +66,7 @@ RS_INLINE void tile(const image *m, int64_t p, int64_t q, const int KB, const in
 /* Pixels q0 .. q1 of output row p: the widest tiles that fit, then narrower ones. */
 RS_INLINE void row(const image *m, int64_t p, int64_t q0, int64_t q1, const int KB, const int ST, const int VIN) {
 #define TILES(PX) \
-    if (KB * PX <= RS_ACC) for (; q0 + PX <= q1; q0 += PX) tile(m, p, q0, KB, PX, ST, VIN);
+    for (; rs_fits(q1 - q0, PX, KB); q0 += PX) tile(m, p, q0, KB, PX, ST, VIN);
     TILES(12) TILES(8) TILES(6) TILES(4) TILES(2) TILES(1)
 }
 

@@ -4,6 +4,12 @@
 #define RS_GROUPS_H
 #include "rs.h"
 
+/* Neighbours (pixels, tiles) that register tiles share out: the widest that fit, then narrower ones. A last one of few
+   would wait for its own sums, so 12 + 4 are 8 + 8. */
+RS_INLINE int rs_fits(int64_t left, const int PX, const int KB) {
+    return KB * PX <= RS_ACC && left >= PX && !(PX == 12 && left > 13 && left < 18);
+}
+
 typedef struct {
     int64_t first, size; /* blocks */
 } rs_group;

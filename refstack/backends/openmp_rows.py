@@ -219,12 +219,12 @@ def _dense(v: int) -> tuple[Kernel, ...]:
 
 
 def _winograd(v: int, m: int) -> Kernel:
-    algorithm, least = {4: (F4, 4), 2: (F2, 8)}[m]
+    algorithm, least = {4: (F4, 8), 2: (F2, 8)}[m]
     return _row(
         f"conv2d.dense.winograd{m}", f"conv2d_dense_winograd{m}", f"F({m},3): {(m + 2) ** 2} products for {9 * m * m}",
         needs=(one_group, window_3x3, channels_at_least(v), tiles_at_least(least, m)), layouts=(f"nchw{v}c",) * 2,
         pack=partial(packing.winograd, v, algorithm), scratch=partial(transformed, v, algorithm),
-        blocks=(v, 4 * v, m, 2 * m), exact=False, algorithm=f"winograd{m}", nonfinite="spreads",
+        blocks=(v, 2 * v, m, 2 * m), exact=False, algorithm=f"winograd{m}", nonfinite="spreads",
     )  # fmt: skip
 
 

@@ -124,12 +124,11 @@ def tile_grid(m: int, case: Case) -> tuple[int, int]:
 
 
 def winograd(v: int, algorithm: Winograd, node: Node, case: Case) -> Packed:
-    """[A*A] register tiles of the transformed filters, each a 1x1 convolution's; 4 blocks wide where tiles are few."""
-    tiles_, images = tile_grid(algorithm.m, case)
-    most = 4 if tiles_ * images <= 6 else 2
+    """[A*A] register tiles of the transformed filters, each a 1x1 convolution's, 2 blocks wide."""
+    _, images = tile_grid(algorithm.m, case)
     u = algorithm.filters(filters(node, case)).astype(np.float32)
-    points = [tiles(u[:, :, i, j, None, None], v, v, most) for i, j in np.ndindex(u.shape[2:])]
-    sizes = integers(most, images)
+    points = [tiles(u[:, :, i, j, None, None], v, v, 2) for i, j in np.ndindex(u.shape[2:])]
+    sizes = integers(2, images)
     return {"bias": bias(node, case.shape[1], v), "weights": contiguous(np.concatenate(points)), "sizes": sizes}
 
 
