@@ -88,6 +88,14 @@ def density_at_most(most: float) -> Need:
     return need
 
 
+def pixels_at_most(most: int) -> Need:
+    def need(case: Case) -> str | None:
+        n, _, p, q = case.shape
+        return None if n * p * q <= most else f"{n * p * q} pixels, this kernel is for at most {most}"
+
+    return need
+
+
 def channels_below(limit: int) -> Need:
     def need(case: Case) -> str | None:
         c = case.inputs[0][1]
@@ -164,12 +172,13 @@ def planes(v: int, case: Case) -> int:
 def rows(backend: str, v: int) -> tuple[Kernel, ...]:
     """Best first for every op and format, for vectors of v floats."""
     weighted = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v))
-    listed = (*weighted, *_unpacked(weighted), *_pointwise(v), *_movement(v))
+    listed = (*weighted, *_half(v), *_unpacked(weighted), *_pointwise(v), *_movement(v))
     return tuple(replace(row, backend=backend) for row in listed)
 
 
 def _unpacked(rows: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
-    """half and bsr have no kernels of their own: at planning half becomes dense, bsr one csr entry for each weight."""
+    """What is packed for another format's kernel: half becomes dense where `_half` does not read it as it is, bsr one
+    csr entry for each weight."""
     formats = {"dense": "half", "csr": "bsr"}
     return tuple(replace(row, format=formats[row.format]) for row in rows if row.format in formats)
 
@@ -231,6 +240,17 @@ def _winograd(v: int, m: int) -> Kernel:
 def wide(v: int, row: Kernel) -> tuple[Kernel, ...]:
     """No row without AVX-512: a 4x4 map needs 16 accumulators beside its weights."""
     return (row,) if v == 16 else ()
+
+
+def _half(v: int) -> tuple[Kernel, ...]:
+    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of dense weights run."""
+    return (
+        *wide(v, _row("conv2d.half.map16", "conv2d_half_map", "a whole 4x4 or 2x2 map in registers, two bytes a weight",
+                      pack=partial(packing.half_map, v), **_map(v))),
+        _row("conv2d.half.blocked16", "conv2d_half_blocked", "register tiles, two bytes a weight",
+             pack=partial(packing.half_blocked, v), scratch=partial(padded_image, v),
+             **_tiles(v) | {"needs": (one_group, stride_at_most(2), pixels_at_most(16))}),
+    )  # fmt: skip
 
 
 def _csr(v: int) -> tuple[Kernel, ...]:

@@ -116,6 +116,21 @@ PASS = 64
 """Tiles of Winograd's algorithm in one pass, about: enough to use the weights well, few enough to stay in L2."""
 
 
+def half(packed: Packed) -> Packed:
+    """The weights in two bytes, as Half stores them."""
+    return {**packed, "weights": packed["weights"].astype(np.float16)}
+
+
+def half_blocked(v: int, node: Node, case: Case) -> Packed:
+    """Register tiles of rs_blocked.h."""
+    return half(blocked(v, v, node, case))
+
+
+def half_map(v: int, node: Node, case: Case) -> Packed:
+    """Whole maps of rs_map.h."""
+    return half(small_map(v, node, case))
+
+
 def tile_grid(m: int, case: Case) -> tuple[int, int]:
     """(tiles of an image, images in a pass)"""
     n, _, p, q = case.shape
