@@ -2,8 +2,9 @@
 
        q = clamp(round_half_even(x / scale) + zero_point, -128, 127)   in double;  NaN, which has no place, gives -128
 
-   Division is slow, so x / scale is first taken as x * (1 / scale). That differs by a few units in the last of 53 bits,
-   which matters only where the quotient lies next to a half: a vector with such a lane is divided after all.
+   Double precision and its division are slow, so x / scale is first taken as float(x * (1 / scale)). Below 2^9 that is off
+   by less than 2^-13, which matters only where the quotient lies next to a half: a vector with such a lane is divided.
+   So is everything where 1 / scale comes near the ends of what float holds.
 
    Reads      x float32 in any layout;  pack[0] double {scale};  pack[1] int64 {zero_point}
    Writes     y int8, same layout; zeros in lanes beyond c
@@ -11,31 +12,49 @@
    Cost       bandwidth; bitwise */
 #include <math.h>
 
-#include "rs.h"
+#include "rs_int8.h"
 
-enum { CHUNK = 16, PIECE = 4096 };
+enum { PIECE = 4096 };
 
-/* 16 numbers. Written as plain loops: the compiler makes vectors of doubles of them. */
-RS_INLINE void chunk(const float *x, int8_t *y, double scale, double inverse, double zero) {
-    double t[CHUNK], nearest[CHUNK];
-    int tie = 0;
-    for (int i = 0; i < CHUNK; i++) t[i] = (double)x[i] * inverse;
-    for (int i = 0; i < CHUNK; i++) nearest[i] = rint(t[i]);
-    /* |t| below 2^20 carries an error below 2^-31; larger ones are clamped whichever way they round */
-    for (int i = 0; i < CHUNK; i++) tie |= !(fabs(t[i] - nearest[i]) <= 0.5 - 0x1p-30); /* or NaN, or infinite */
-    if (tie)
-        for (int i = 0; i < CHUNK; i++) nearest[i] = rint((double)x[i] / scale);
-    for (int i = 0; i < CHUNK; i++) {
-        double v = nearest[i] + zero;
-        v = v > -128 ? v : -128;
-        v = v < 127 ? v : 127;
-        y[i] = (int8_t)v;
+/* Whether a lane is not 0. */
+RS_INLINE int any(rs_ivec lanes) {
+#if defined(__AVX512F__) && RS_V == 16
+    return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes) != 0;
+#else
+    int32_t found = 0;
+    for (int i = 0; i < RS_V; i++) found |= lanes[i];
+    return found != 0;
+#endif
+}
+
+static void divide(const float *x, int8_t *y, double scale, double zero) {
+    for (int i = 0; i < RS_V; i++) {
+        const double v = rint((double)x[i] / scale) + zero;
+        y[i] = (int8_t)(v > -128 ? v < 127 ? v : 127 : -128);
     }
 }
 
+/* RS_V numbers. */
+RS_INLINE void vector(const float *x, int8_t *y, double scale, float inverse, int32_t zero) {
+    const rs_vec most = rs_all(0x1p9f), shift = rs_all(0x1.8p23f); /* from 2^23 on a float has no place for fractions */
+    rs_vec t = rs_load(x) * inverse;
+    t = rs_select(t > most, most, rs_select(t < -most, -most, t)); /* clamped whichever way they round; NaN stays */
+    const rs_vec nearest = (t + shift) - shift, off = rs_select(t < nearest, nearest - t, t - nearest);
+    if (!inverse || any(~(off <= 0.5f - 0x1p-12f))) { /* a tie, or NaN */
+        divide(x, y, scale, zero);
+        return;
+    }
+    const rs_ivec low = (rs_ivec){0} - 128, high = (rs_ivec){0} + 127;
+    rs_ivec q = __builtin_convertvector(nearest, rs_ivec) + zero;
+    q = (rs_ivec)rs_select(q < low, (rs_vec)low, (rs_vec)q);
+    q = (rs_ivec)rs_select(q > high, (rs_vec)high, (rs_vec)q);
+    rs_store_bytes(y, q);
+}
+
 void rs_quantize_float32(const rs_args *a) {
-    const double scale = *(const double *)a->pack[0], inverse = 1 / scale;
-    const double zero = (double)*(const int64_t *)a->pack[1];
+    const double scale = *(const double *)a->pack[0];
+    const float inverse = scale > 0x1p-100 && scale < 0x1p100 ? (float)(1 / scale) : 0;
+    const int32_t zero = (int32_t)*(const int64_t *)a->pack[1];
     const int64_t lanes = a->x_block, blocks = rs_ceil(a->c, lanes), count = a->n * blocks * a->h * a->w * lanes;
     const int64_t plane = a->h * a->w * lanes, size = lanes > 1 ? plane : PIECE, pieces = rs_ceil(count, size);
 #pragma omp for schedule(static)
@@ -44,12 +63,12 @@ void rs_quantize_float32(const rs_args *a) {
         int8_t *y = (int8_t *)a->y + i * size;
         const int64_t here = rs_min(size, count - i * size);
         int64_t j = 0;
-        for (; j + CHUNK <= here; j += CHUNK) chunk(x + j, y + j, scale, inverse, zero);
+        for (; j + RS_V <= here; j += RS_V) vector(x + j, y + j, scale, inverse, zero);
         if (j < here) {
-            float some[CHUNK] = {0};
-            int8_t made[CHUNK];
+            float some[RS_V] = {0};
+            int8_t made[RS_V];
             memcpy(some, x + j, sizeof(float) * (here - j));
-            chunk(some, made, scale, inverse, zero);
+            vector(some, made, scale, inverse, zero);
             memcpy(y + j, made, here - j);
         }
         const int64_t used = rs_min(lanes, a->c - i % blocks * lanes);

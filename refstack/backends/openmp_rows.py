@@ -148,6 +148,12 @@ def framed_image(lanes: int, case: Case) -> int:
     return -(-c // lanes) * lanes * (top + h + bottom) * (left + w + right)
 
 
+def offset_image(lanes: int, case: Case) -> int:
+    """All int8 images, unpadded."""
+    n, c, h, w = case.inputs[0]
+    return n * -(-c // lanes) * lanes * h * w
+
+
 def transformed(v: int, algorithm: Winograd, case: Case) -> int:
     """The tiles of one pass at all points, inputs and products."""
     tiles, images = packing.tile_grid(algorithm.m, case)
@@ -283,6 +289,8 @@ def _int8(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.int8.stem", "conv2d_int8_blocked", "tiles of four-byte dot products; few plain channels in",
              pack=partial(packing.int8_blocked, v, 4), scratch=partial(framed_image, 4), **_stem(v)),
+        *wide(v, _row("conv2d.int8.map", "conv2d_int8_map", "a whole 4x4 or 2x2 map in registers, nothing on padding",
+                      pack=partial(packing.int8_map, v), scratch=partial(offset_image, v), **_map(v))),
         _row("conv2d.int8.blocked", "conv2d_int8_blocked", "tiles of four-byte dot products",
              pack=partial(packing.int8_blocked, v, v), scratch=partial(framed_image, v), **_tiles(v)),
         _row("conv2d.int8.depthwise", "conv2d_int8_depthwise", "vectors of channels, 4 pixels in registers",

@@ -339,6 +339,22 @@ def int8_blocked(v: int, lanes: int, node: Node, case: Case) -> Packed:
     return {"weights": contiguous(np.stack(parts, -1)), "sizes": sizes, **finish(node, case, v, offset(node))}
 
 
+def int8_map(v: int, node: Node, case: Case) -> Packed:
+    """values as [k/v][c/v][4][3][3][v k][4 c]; constants by pixel, since each pixel has its own taps inside the map."""
+    weight = cast(Int8, node.weight)
+    w = pad_axis(pad_axis(weight.values.reshape(case.shape[1], -1, 3, 3), 0, v), 1, v)
+    blocks = w.reshape(len(w) // v, v, -1, 4, 4, 3, 3).transpose(0, 2, 3, 5, 6, 1, 4)
+    added = (weight.input.zero_point + 128) * w.sum(axis=1, dtype=np.int64)  # by tap, what x + 128 adds
+    size, st = case.shape[2], cast(Conv2d, case.op).stride[0]
+    reach = st * np.arange(size)[:, None] + np.arange(3) - 1
+    inside = ((reach >= 0) & (reach < size * st)).astype(np.int64)  # (p, r): whether that row lies in the map
+    start = np.pad(weight.integer_bias(node.bias).astype(np.int64), (0, -case.shape[1] % v))
+    constant = start[:, None] - np.einsum("pr,qs,krs->kpq", inside, inside, added).reshape(len(w), -1)
+    by_pixel = constant.astype(np.int32).reshape(-1, v, constant.shape[1]).swapaxes(1, 2)
+    finished = finish(node, case, v, np.zeros(case.shape[1], np.int32)) | {"constant": contiguous(by_pixel)}
+    return {"weights": contiguous(blocks), **finished}
+
+
 def int8_depthwise(v: int, node: Node, case: Case) -> Packed:
     """(c, 1, r, s) -> [c/v][r][s][v c]"""
     weight, op = cast(Int8, node.weight), cast(Conv2d, case.op)
