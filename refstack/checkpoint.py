@@ -120,10 +120,11 @@ def _half(dtype: Dtype) -> bool:
 
 
 def _encoding(node: Node, half: bool) -> Any:
-    """What the file holds of a node's weight: itself, or the packed form of a sparse one."""
+    """What the file holds of a node's weight: itself, or its packed form."""
     assert node.weight is not None
-    if half and node.weight.format in PACKED:
-        return PACKED[node.weight.format].pack(node.weight, f"{node.name}.weight.values")  # type: ignore[arg-type]
+    packed = PACKED.get(node.weight.format)
+    if packed is not None and (half or not packed.rounds):
+        return packed.pack(node.weight, f"{node.name}.weight.values")  # type: ignore[arg-type]
     return node.weight
 
 

@@ -305,7 +305,7 @@ def repeated(run: Runner, node: Node, x: Inputs, z: Inputs, rng: np.random.Gener
 SUMS = ("conv2d", "linear")
 WINDOWS = ("conv2d", "maxpool", "avgpool")
 FLOAT = ("dense", "csr", "bsr", "half", "ternary", "float32")
-INT = ("int8",)
+INT = ("int8", "ternary8")
 Relation = Callable[[Runner, Node, Inputs, Inputs, np.random.Generator], Pairs]
 
 RELATIONS: dict[str, tuple[Relation, tuple[str, ...], tuple[str, ...]]] = {

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from refstack.formats import INTEGER
 from refstack.kernels import Kernel
 from refstack.verification import cases, fills, harness
 
@@ -43,7 +44,7 @@ def tiny(draw: Any, op: str, format: str = "dense") -> cases.Problem:
     family = cases.FAMILIES[op]["general"]
     layer, inputs = family(choose, (2,))
     assume(sum(int(np.prod(shape)) for shape in inputs) <= 300)
-    word = choose.among(fills.fills(op, format)) if format == "int8" else "integer"
+    word = choose.among(fills.fills(op, format)) if format in INTEGER else "integer"
     return fills.problem_of(choose, layer, inputs, format, word)
 
 

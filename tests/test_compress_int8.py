@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from networks import chain, images, matrix, small
 
+import refstack as rs
 from refstack import ops
 from refstack.compression import compress
 from refstack.compression.quantize import best_grid, grid
-from refstack.formats import Dense, Int8, Quant
+from refstack.compression.trained import under
+from refstack.errors import UsageError
+from refstack.formats import Dense, Int8, Quant, Ternary, Ternary8
 from refstack.graph import INPUT, Graph, Node
 from refstack.models import MODELS
 from refstack.models.builder import Builder
@@ -129,6 +133,36 @@ def test_a_value_with_other_readers_stays_float32() -> None:
     assert isinstance(weight, Int8)
     assert weight.output is None
     assert assert_layers_within_half_a_step(quantized, images(graph)) > 100
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_ternary_network_keeps_its_two_bits(network: str) -> None:
+    """Folded batch-norm gives each row a scale of its own; int8 of the folded network has the very same values."""
+    graph = compress(draw(NETWORKS[network](), 8), "ternary", calibration=images(NETWORKS[network](), 20))
+    ternary = {node.name for node in graph if isinstance(node.weight, Ternary)}
+    assert len(ternary) >= 3
+    x = images(graph, 30)
+    quantized = compress(graph, "int8", calibration=x)
+    kinds = {node.name: type(node.weight) for node in quantized if isinstance(node.weight, Int8)}
+    assert {name for name, kind in kinds.items() if kind is Ternary8} == ternary
+    assert set(kinds.values()) == {Int8, Ternary8}
+    assert not any(isinstance(node.op, ops.BatchNorm) for node in quantized)
+    assert assert_layers_within_half_a_step(quantized, images(graph, 5, seed=9)) > 1000
+    assert quantized.meta["compression"]["of"]["technique"] == "ternary"
+    stored = {name: quantized[name].weight.nbytes for name in ternary}  # type: ignore[union-attr]
+    for name in ternary:
+        rows, cols = quantized[name].weight.shape  # type: ignore[union-attr]
+        assert stored[name] == rows * (-(-cols // 4) + 6)
+
+
+def test_int8_of_a_trained_point(tmp_path: Path) -> None:
+    graph, point = under("mobilenet", rs.load("mobilenet"), "ternary+int8")
+    assert point is None
+    assert {node.weight.format for node in graph if node.weight is not None} == {"int8", "ternary8", "dense"}
+    rs.save(graph, tmp_path / "m.safetensors")
+    assert rs.load(tmp_path / "m.safetensors").sha256() == graph.sha256()
+    with pytest.raises(UsageError, match="unknown technique 'tenary'; .* did you mean mobilenet/ternary"):
+        under("mobilenet", rs.load("mobilenet"), "tenary+int8")
 
 
 def test_grids() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import matrices
 
 from refstack.errors import FormatError
-from refstack.formats import FORMATS, Array, Bsr, Csr, Int8, Quant, Ternary, Weight, activate
+from refstack.formats import FORMATS, INTEGER, Array, Bsr, Csr, Int8, Quant, Ternary, Weight, activate
 from refstack.formats.bsr import split
 from refstack.formats.int8 import MAX_COLS, multiplier, requantize
 from refstack.formats.ternary import pack, unpack
@@ -27,7 +27,7 @@ HALVES = (0, 0, 1.5, -0.25, 65504, -(2.0**-24), 1 + 2.0**-10)
 """What float16 holds exactly, its largest and smallest numbers among them."""
 
 ENTRIES: dict[str, tuple[float, ...] | None] = {
-    "dense": None, "csr": None, "bsr": None, "int8": None, "half": HALVES, "ternary": SIGNS,
+    "dense": None, "csr": None, "bsr": None, "int8": None, "half": HALVES, "ternary": SIGNS, "ternary8": SIGNS,
 }  # fmt: skip
 """What a format can hold: anything, or a few values."""
 
@@ -80,7 +80,7 @@ def test_round_trip(format: str) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_matmul_is_the_decoded_product(format: str) -> None:
     """Exact on integers, float32 and float64, in the dtype that came in. int8 multiplies its stored values."""
-    limits = tuple(range(-8, 9)) if format != "ternary" else (0, 3, -5)
+    limits = tuple(range(-8, 9)) if "ternary" not in format else (0, 3, -5)
 
     @given(matrices(limits), st.integers(1, 5), st.integers(0, 2**16))
     def check(matrix: Array, columns: int, seed: int) -> None:
@@ -88,9 +88,9 @@ def test_matmul_is_the_decoded_product(format: str) -> None:
         for weight in both(format, matrix):
             stored = weight.values if isinstance(weight, Int8) else weight.decode()
             wanted = [list(row) for row in zip(*oracle.linear(x.T.tolist(), stored.tolist(), None), strict=True)]
-            for dtype in (np.int8,) if format == "int8" else (np.float32, np.float64):
+            for dtype in (np.int8,) if format in INTEGER else (np.float32, np.float64):
                 y = weight.matmul(x.astype(dtype))
-                assert y.dtype == (np.int64 if format == "int8" else dtype)
+                assert y.dtype == (np.int64 if format in INTEGER else dtype)
                 assert y.tolist() == wanted
 
     check()
@@ -108,7 +108,7 @@ def test_rows_are_slices(format: str) -> None:
             assert part.format == format
             assert part.shape == (stop - start, matrix.shape[1])
             np.testing.assert_array_equal(part.decode(), weight.decode()[start:stop])
-            if format != "int8":  # what is stored stays stored: it multiplies infinity, even as a zero
+            if format not in INTEGER:  # what is stored stays stored: it multiplies infinity, even as a zero
                 x = np.full((matrix.shape[1], 1), np.inf)
                 with np.errstate(invalid="ignore"):
                     np.testing.assert_array_equal(part.matmul(x), weight.matmul(x)[start:stop])
@@ -126,6 +126,7 @@ BYTES: dict[str, Callable[[Weight], int]] = {
     "half": lambda weight: 2 * weight.shape[0] * weight.shape[1],
     "ternary": lambda weight: weight.shape[0] * ((weight.shape[1] + 3) // 4) + 8,
     "int8": lambda weight: weight.shape[0] * weight.shape[1] + 4 * weight.shape[0],
+    "ternary8": lambda weight: weight.shape[0] * ((weight.shape[1] + 3) // 4 + 2 + 4),
 }
 
 
@@ -138,7 +139,7 @@ def test_sizes(format: str) -> None:
         for weight in both(format, matrix):
             assert weight.nbytes == sum(array.nbytes for array in weight.arrays().values()) == BYTES[format](weight)
         weight = FORMATS[format].encode(matrix)
-        if format != "int8":  # small entries may become zero
+        if format not in INTEGER:  # small entries may become zero
             assert weight.nnz == sum(value != 0 for row in matrix.tolist() for value in row)
         assert weight.density == weight.nnz / matrix.size
 
@@ -201,9 +202,9 @@ def test_encode_refuses(format: str) -> None:
 def test_affine_adds_bias_and_activates(format: str, activation: Any) -> None:
     """On -20..20, so that both ends of both activations are reached."""
     weight = FORMATS[format].encode(np.array([[127.0], [0.0]]))
-    dtype = np.int8 if format == "int8" else np.float32
+    dtype = np.int8 if format in INTEGER else np.float32
     bias = None if activation is None else np.array([3, 4], np.float32)
-    if format == "int8":
+    if format in INTEGER:
         weight = replace(weight, scale=np.ones(2, np.float32), values=np.array([[1], [0]], np.int8))
     elif format == "ternary":
         weight = replace(weight, scales=np.ones(2, np.float32))

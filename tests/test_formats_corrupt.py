@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from refstack.errors import FormatError
-from refstack.formats import Array, Bsr, Csr, Dense, Half, Int8, Quant, Ternary, Weight
+from refstack.formats import Array, Bsr, Csr, Dense, Half, Int8, Quant, Ternary, Ternary8, Weight
 from refstack.formats.int8 import MAX_COLS
 
 CSR = Csr.encode(np.array([[1, 0, 2], [0, 0, 0], [0, 3, 0]]))
 TERNARY = Ternary.encode(np.array([[1, 0, -2, 0, 1], [0, 0, 0, 0, 0]]))
 INT8 = Int8.encode(np.array([[1, 2], [3, 4]]), Quant(0.5, 3), Quant(0.25, -4))
+TERNARY8 = Ternary8.encode(np.array([[1, 0, -2, 0, 1], [0, 0, 0, 0, 0]]), Quant(0.5, 3), Quant(0.25, -4))
 DENSE = Dense.encode(np.ones((2, 3)))
 HALF = Half.encode(np.ones((2, 3)))
 BSR = Bsr.encode(np.array([[1, 0, 2], [0, 0, 0], [0, 3, 0]]), (2, 2))
@@ -98,11 +99,16 @@ CORRUPT: dict[str, tuple[Weight, str]] = {
     "int8 input inf": (replace(INT8, input=Quant(np.inf, 0)), "int8.input: .*scale=inf.* needs a positive scale"),
     "int8 zero point": (replace(INT8, output=Quant(1, 128)), "int8.output: .*zero_point=128.* zero point in -128..127"),
     "int8 unit": (replace(INT8, input=Quant(1e-30, 0), scale=f32(1, 1e-30)), "of row 1 is no float32"),
+    "ternary8 third value": (
+        replace(TERNARY8, values=np.array([[0, 5, -5], [1, 2, 0]], np.int8)),
+        r"ternary8.values: row 1 has \[0, 1, 2\], wanted at most one positive and one negative value beside 0",
+    ),
+    "ternary8 -128": (replace(TERNARY8, values=np.full((2, 2), -128, np.int8)), "int8.values: -128 is not used"),
     "int8 fine output": (replace(INT8, output=Quant(1e-12, 0)), r"output scale is 2\*\*30 times finer"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sound", [DENSE, CSR, BSR, HALF, TERNARY, INT8], ids=lambda weight: weight.format)
+@pytest.mark.parametrize("sound", [DENSE, CSR, BSR, HALF, TERNARY, INT8, TERNARY8], ids=lambda weight: weight.format)
 def test_sound_weight_is_accepted(sound: Weight) -> None:
     sound.check()
 

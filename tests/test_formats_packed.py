@@ -1,4 +1,4 @@
-"""Packed files of sparse weights, blocks, half precision: each against its formula, written out once more here."""
+"""Packed files of sparse and ternary8 weights, blocks, half precision: each against its formula, written out again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refstack.errors import FormatError
-from refstack.formats import Array, Bsr, Csr, Half
-from refstack.formats.packed import PackedBsr, PackedCsr, steps
+from refstack.formats import Array, Bsr, Csr, Half, Quant, Ternary8
+from refstack.formats.packed import PackedBsr, PackedCsr, PackedTernary8, steps
 
 
 @st.composite
@@ -73,6 +73,40 @@ def test_stored_zeros_stay_and_values_round() -> None:
     back = PackedCsr.pack(weight, "w").unpack()
     assert back.values.tolist() == [0, 1, 0]
     assert back.nnz == 3
+
+
+# ternary8
+
+T8 = Ternary8.encode(np.array([[1, 0, -2, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 3]]), Quant(0.5, 3), Quant(0.25, -4))
+
+
+def test_ternary8_comes_back() -> None:
+    packed = PackedTernary8.pack(T8, "w")
+    assert packed.codes.tolist() == [[0b00100001, 1], [0, 0], [0, 1]]
+    assert packed.levels.tolist() == [[64, -127], [0, 0], [127, 0]]
+    back = packed.unpack()
+    back.check()
+    assert back.values.tolist() == [[64, 0, -127, 0, 64], [0] * 5, [0, 0, 0, 0, 127]]
+    assert (back.scale.tolist(), back.input, back.output) == (T8.scale.tolist(), T8.input, T8.output)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codes": np.array([[3, 0]] * 3, np.uint8)}, "ternary8.codes: code 3"),
+        ({"codes": np.array([[0, 4]] * 3, np.uint8)}, "ternary8.codes: .* not 0 behind the end of a row"),
+        ({"codes": np.zeros((3, 2), np.int8)}, "ternary8.codes: got int8"),
+        ({"levels": np.zeros((3, 2), np.uint8)}, "ternary8.levels: got uint8"),
+        ({"levels": np.array([[1, -1], [-1, 0], [0, 0]], np.int8)}, "ternary8.levels: wanted no negative number first"),
+        ({"levels": np.array([[1, 1], [0, 0], [0, 0]], np.int8)}, "ternary8.levels: .* no positive one second"),
+        ({"levels": np.zeros((2, 2), np.int8)}, r"ternary8: got 2 bytes a row and levels \(2, 2\), wanted 2 bytes"),
+        ({"cols": 9}, "ternary8: got 2 bytes a row .* wanted 3 bytes a row"),
+        ({"cols": -3}, "ternary8: got 2 bytes a row .* wanted 0 bytes a row"),
+    ],
+)
+def test_corrupt_ternary8_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        replace(PackedTernary8.pack(T8, "w"), **change).unpack()
 
 
 # Blocks

@@ -178,14 +178,14 @@ def planes(v: int, case: Case) -> int:
 def rows(backend: str, v: int) -> tuple[Kernel, ...]:
     """Best first for every op and format, for vectors of v floats."""
     weighted = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v))
-    listed = (*weighted, *_half(v), *_unpacked(weighted), *_pointwise(v), *_movement(v))
+    listed = (*weighted, *_half(v), *_ternary8(v), *_unpacked(weighted), *_pointwise(v), *_movement(v))
     return tuple(replace(row, backend=backend) for row in listed)
 
 
 def _unpacked(rows: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
-    """What is packed for another format's kernel: half becomes dense where `_half` does not read it as it is, bsr one
-    csr entry for each weight."""
-    formats = {"dense": "half", "csr": "bsr"}
+    """What is packed for another format's kernel: half becomes dense and ternary8 int8 where no row of their own
+    reads them as they are, bsr one csr entry for each weight."""
+    formats = {"dense": "half", "csr": "bsr", "int8": "ternary8"}
     return tuple(replace(row, format=formats[row.format]) for row in rows if row.format in formats)
 
 
@@ -297,6 +297,13 @@ def _int8(v: int) -> tuple[Kernel, ...]:
              pack=partial(packing.int8_depthwise, v), **_depthwise(v)),
         _row("conv2d.int8.direct", "conv2d_int8_direct", "the plain loop", pack=packing.int8_direct),
     )  # fmt: skip
+
+
+def _ternary8(v: int) -> tuple[Kernel, ...]:
+    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of int8 run."""
+    return wide(v, _row("conv2d.ternary8.map2", "conv2d_ternary8_map", "a whole 4x4 or 2x2 map, two bits each",
+                        pack=partial(packing.ternary8_map, v), scratch=partial(offset_image, v),
+                        **_map(v)))  # fmt: skip
 
 
 def _linear(v: int) -> tuple[Kernel, ...]:

@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 from numpy import ascontiguousarray as contiguous
 
-from refstack.formats import Array, Bsr, Csr, Int8, Ternary, Weight
+from refstack.formats import Array, Bsr, Csr, Int8, Ternary, Ternary8, Weight
 from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
@@ -339,11 +339,21 @@ def int8_blocked(v: int, lanes: int, node: Node, case: Case) -> Packed:
     return {"weights": contiguous(np.stack(parts, -1)), "sizes": sizes, **finish(node, case, v, offset(node))}
 
 
+def int8_filters(v: int, values: Array) -> Array:
+    """(k, c*9) -> (k, c, 3, 3), both rounded up to v"""
+    return pad_axis(pad_axis(values.reshape(len(values), -1, 3, 3), 0, v), 1, v)
+
+
+def int8_blocks(v: int, w: Array) -> Array:
+    """(k, c, 3, 3) -> [k/v][c/v][4][3][3][v k][4 c]"""
+    return w.reshape(len(w) // v, v, -1, 4, 4, 3, 3).transpose(0, 2, 3, 5, 6, 1, 4)
+
+
 def int8_map(v: int, node: Node, case: Case) -> Packed:
     """values as [k/v][c/v][4][3][3][v k][4 c]; constants by pixel, since each pixel has its own taps inside the map."""
     weight = cast(Int8, node.weight)
-    w = pad_axis(pad_axis(weight.values.reshape(case.shape[1], -1, 3, 3), 0, v), 1, v)
-    blocks = w.reshape(len(w) // v, v, -1, 4, 4, 3, 3).transpose(0, 2, 3, 5, 6, 1, 4)
+    w = int8_filters(v, weight.values)
+    blocks = int8_blocks(v, w)
     added = (weight.input.zero_point + 128) * w.sum(axis=1, dtype=np.int64)  # by tap, what x + 128 adds
     size, st = case.shape[2], cast(Conv2d, case.op).stride[0]
     reach = st * np.arange(size)[:, None] + np.arange(3) - 1
@@ -353,6 +363,15 @@ def int8_map(v: int, node: Node, case: Case) -> Packed:
     by_pixel = constant.astype(np.int32).reshape(-1, v, constant.shape[1]).swapaxes(1, 2)
     finished = finish(node, case, v, np.zeros(case.shape[1], np.int32)) | {"constant": contiguous(by_pixel)}
     return {"weights": contiguous(blocks), **finished}
+
+
+def ternary8_map(v: int, node: Node, case: Case) -> Packed:
+    """As int8_map, the codes of four groups of four channels in a byte; and what they stand for, [k/v][v k][4]."""
+    weight = cast(Ternary8, node.weight)
+    fours = int8_blocks(v, int8_filters(v, weight.codes()))  # k/v c/v 4 3 3 v 4
+    codes = np.bitwise_or.reduce(fours << np.arange(0, 8, 2, dtype=np.uint8).reshape(4, 1, 1, 1, 1), axis=2)
+    levels = pad_axis(np.pad(weight.levels(), ((0, 0), (1, 1))), 0, v)  # code 3 stands for nothing
+    return int8_map(v, node, case) | {"weights": contiguous(codes), "table": contiguous(levels)}
 
 
 def int8_depthwise(v: int, node: Node, case: Case) -> Packed:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from refstack.backends import BACKENDS, backend
 from refstack.benchmark.report import Report
-from refstack.compression import TECHNIQUES
+from refstack.compression import ROUNDING, TECHNIQUES
 from refstack.errors import BackendUnavailable, UsageError
 from refstack.models import zoo
 
-DEFAULT = ("dense", "weight", "channel", "ternary", "int8")
+DEFAULT = ("dense", "weight", "channel", "ternary", "ternary+int8", "int8")
 """Techniques of the default table."""
 
 
@@ -34,8 +34,10 @@ def names(what: str, asked: Sequence[str] | str | None, known: Sequence[str], pa
 
 
 def techniques(asked: Sequence[str] | str | None, models: Sequence[str]) -> list[str]:
-    """Those asked for: a technique, or the name of a trained point of these models without the model's."""
+    """Those asked for: a technique, or the name of a trained point of these models without the model's; either with
+    +int8 or +half behind it."""
     words = {name.partition("/")[2] for point in zoo.points() if point.model in models for name in point.names}
+    words |= {f"{word}+{last}" for word in {*TECHNIQUES, *words} for last in ROUNDING}
     for word in [asked] if isinstance(asked, str) else asked or ():
         if word not in words:
             names("technique", [word], list(TECHNIQUES))

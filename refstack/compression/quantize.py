@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 
 from refstack.compression.calibration import check_images, compute, last_readers, smooth_images
-from refstack.compression.layers import layers
+from refstack.compression.layers import layers, recode
 from refstack.errors import UsageError
-from refstack.formats import Array, Int8, Quant
+from refstack.formats import Array, Dense, Int8, Quant, Ternary, Ternary8, Weight
 from refstack.graph import INPUT, Graph, Node
 from refstack.ops import Flatten, Linear, MaxPool2d, Quantize
 from refstack.passes import prepare
@@ -36,7 +36,7 @@ def quantize_int8(graph: Graph, calibration: Array | None = None, ranges: Litera
 
     Layers that feed only int8 layers (max-pool and flatten between them or not) put their output on the grid which
     those read; a Quantize node stands wherever else float32 becomes int8. Additions, global averages and the last
-    linear layer stay float32, and so do the outputs that feed them.
+    linear layer stay float32, and so do the outputs that feed them. What was ternary becomes ternary8.
 
     Args
         calibration images that show the ranges, float32 (n, c, h, w); None makes up smooth ones
@@ -46,7 +46,8 @@ def quantize_int8(graph: Graph, calibration: Array | None = None, ranges: Litera
     rules: dict[str, Callable[[Array], Quant]] = {"minmax": grid, "mse": best_grid}
     if ranges not in rules:
         raise UsageError(f"int8: ranges {ranges!r}, wanted minmax or mse")
-    graph = prepare(graph)
+    ternary = {node.name for node in layers(graph) if isinstance(node.weight, Ternary)}
+    graph = prepare(recode(graph, Dense, ternary))  # folded, a row of a ternary layer still has two values beside 0
     images = check_images(graph, smooth_images() if calibration is None else calibration)
     linear = [node.name for node in graph if isinstance(node.op, Linear)]
     chosen = {node.name for node in layers(graph)} - set(linear[-1:])
@@ -59,6 +60,8 @@ def quantize_int8(graph: Graph, calibration: Array | None = None, ranges: Litera
     for value in (INPUT, *(node.name for node in graph)):
         if value in chosen:
             node = _int8(graph[value], grids[reads[value]], grids[value] if value in direct else None)
+            if value in ternary:
+                node = replace(node, weight=_ternary8(node.weight))
             inputs = node.inputs if reads[value] in direct else (f"{reads[value]}_int8",)
             nodes.append(replace(node, inputs=inputs))
         elif value != INPUT:
@@ -103,6 +106,11 @@ def _int8(node: Node, input: Quant, output: Quant | None) -> Node:
     scale = np.maximum(np.abs(matrix).max(axis=1) / 127, least).astype(np.float32)
     values = np.clip(np.rint(matrix / scale[:, None].astype(np.float64)), -127, 127).astype(np.int8)
     return replace(node, weight=Int8(values, scale, input, output))
+
+
+def _ternary8(weight: Weight | None) -> Ternary8:
+    assert isinstance(weight, Int8)
+    return Ternary8(weight.values, weight.scale, weight.input, weight.output)
 
 
 def _source(graph: Graph, name: str) -> str:

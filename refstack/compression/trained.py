@@ -5,7 +5,7 @@ Next: ../kernels.py
 
 from __future__ import annotations
 
-from refstack.compression import TECHNIQUES, compress
+from refstack.compression import ROUNDING, TECHNIQUES, compress
 from refstack.compression.structure import build
 from refstack.errors import UsageError
 from refstack.graph import Graph
@@ -22,7 +22,8 @@ def under(name: str, graph: Graph, technique: str, one_shot: bool = False, seed:
 
     Args
         name        what `graph` was loaded by
-        technique   of compression.TECHNIQUES, or a point's name without the model's
+        technique   of compression.TECHNIQUES, or a point's name without the model's; "+int8" or "+half" behind it
+                    quantises that network here, unless there is a trained point of the whole name
         one_shot    compress here in any case
         seed        of drawn weights
     Raises          UsageError  neither a technique nor a point
@@ -34,6 +35,9 @@ def under(name: str, graph: Graph, technique: str, one_shot: bool = False, seed:
     found = choose(known, f"{name}/{technique}")
     if found is not None and found.file is not None:
         return zoo.load(found.name), found
+    before, _, last = technique.rpartition("+")
+    if found is None and before and last in ROUNDING:
+        return compress(under(name, graph, before, one_shot, seed)[0], last), None
     if technique in TECHNIQUES or name not in MODELS:
         return compress(graph, technique), None
     if found is None:

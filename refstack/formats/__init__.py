@@ -7,7 +7,14 @@ from refstack.formats.dense import Dense
 from refstack.formats.half import Half
 from refstack.formats.int8 import Int8, Quant
 from refstack.formats.ternary import Ternary
+from refstack.formats.ternary8 import Ternary8
 
-FORMATS: dict[str, type[Weight]] = {format.format: format for format in (Dense, Csr, Bsr, Half, Ternary, Int8)}
+ALL: tuple[type[Weight], ...] = (Dense, Csr, Bsr, Half, Ternary, Int8, Ternary8)
+FORMATS: dict[str, type[Weight]] = {format.format: format for format in ALL}
+INTEGER = tuple(name for name, format in FORMATS.items() if issubclass(format, Int8))
+"""Formats whose layers read int8."""
 
-__all__ = ["FORMATS", "Array", "Bsr", "Csr", "Dense", "Half", "Int8", "Quant", "Ternary", "Weight", "activate"]
+__all__ = [
+    "FORMATS", "INTEGER", "Array", "Bsr", "Csr", "Dense", "Half", "Int8", "Quant", "Ternary", "Ternary8", "Weight",
+    "activate",
+]  # fmt: skip

@@ -76,7 +76,7 @@ class Int8(Weight):
     @classmethod
     def encode(cls, matrix: Array, input: Quant = Quant(1.0, 0), output: Quant | None = None) -> Int8:
         """scale[k] = max|w[k]| / 127,  values = round_half_even(w / scale): symmetric, a scale for every row."""
-        matrix = as_matrix(matrix, "int8")
+        matrix = as_matrix(matrix, cls.format)
         largest = np.abs(matrix).max(axis=1, initial=0)
         # the smallest normal number keeps rows of (almost) nothing from dividing by zero
         scale = np.maximum(largest / np.float32(127), np.finfo(np.float32).tiny).astype(np.float32)

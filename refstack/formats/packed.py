@@ -1,4 +1,4 @@
-"""Sparse weights as a small file holds them: values in float16, columns as steps of one byte.
+"""Weights as files hold them: sparse ones with values in float16 and columns as steps of one byte, ternary8 as codes.
 
 A step counts the zeros since the last stored entry of the row (or since the row's start) in one byte. 255 stands for
 255 zeros and no entry: the count goes on in the next byte. At one weight in ten a step of 255 never happens, and an
@@ -23,6 +23,9 @@ from refstack.formats.base import Array, require_dtype
 from refstack.formats.bsr import Bsr
 from refstack.formats.csr import Csr, check_pointers
 from refstack.formats.half import to_float16
+from refstack.formats.int8 import Quant
+from refstack.formats.ternary import unpack
+from refstack.formats.ternary8 import Ternary8
 
 LONG = 255
 """The step that ends in no entry."""
@@ -33,6 +36,7 @@ class PackedCsr:
     """What a file holds of a csr weight; `unpack` checks it."""
 
     format: ClassVar[str] = "csr16"
+    rounds: ClassVar[bool] = True
     indptr: Array
     steps: Array
     values: Array
@@ -55,6 +59,7 @@ class PackedBsr:
     """What a file holds of a bsr weight; `unpack` checks it."""
 
     format: ClassVar[str] = "bsr16"
+    rounds: ClassVar[bool] = True
     indptr: Array
     steps: Array
     values: Array
@@ -75,8 +80,50 @@ class PackedBsr:
         return Bsr(self.indptr, indices, self.values.astype(np.float32), self.height, self.cols)
 
 
-PACKED: dict[str, type[PackedCsr] | type[PackedBsr]] = {"csr": PackedCsr, "bsr": PackedBsr}
-"""By the format that they stand for."""
+@dataclass(frozen=True, eq=False)
+class PackedTernary8:
+    """What a file holds of a ternary8 weight; `unpack` checks it.
+
+    Layout      codes    uint8 (rows, ceil(cols / 4))    as in ternary.py
+                levels   int8 (rows, 2)                  positive, negative
+    """
+
+    format: ClassVar[str] = "ternary8"
+    rounds: ClassVar[bool] = False
+    codes: Array
+    levels: Array
+    scale: Array
+    cols: int
+    input: Quant
+    output: Quant | None
+
+    @classmethod
+    def pack(cls, weight: Ternary8, name: str) -> PackedTernary8:
+        """Loses nothing."""
+        return cls(**weight.arrays(), cols=weight.shape[1], input=weight.input, output=weight.output)
+
+    def unpack(self) -> Ternary8:
+        """FormatError unless this stands for a sound weight."""
+        require_dtype(self.codes, np.uint8, 2, "ternary8.codes")
+        require_dtype(self.levels, np.int8, 2, "ternary8.levels")
+        rows, wide = self.codes.shape
+        if wide != -(-self.cols // 4) or self.levels.shape != (rows, 2):
+            wanted = f"{-(-self.cols // 4)} bytes a row and levels {(rows, 2)}"
+            raise FormatError(f"ternary8: got {wide} bytes a row and levels {self.levels.shape}, wanted {wanted}")
+        codes = unpack(self.codes, 4 * wide)
+        if (codes == 3).any() or codes[:, self.cols :].any():
+            raise FormatError("ternary8.codes: code 3, or a code that is not 0 behind the end of a row")
+        if (self.levels[:, 0] < 0).any() or (self.levels[:, 1] > 0).any():
+            raise FormatError("ternary8.levels: wanted no negative number first and no positive one second")
+        levels = np.insert(self.levels, 0, 0, axis=1)
+        values = np.take_along_axis(levels, codes[:, : self.cols].astype(np.int64), axis=1)
+        return Ternary8(values, self.scale, self.input, self.output)
+
+
+PACKED: dict[str, type[PackedCsr] | type[PackedBsr] | type[PackedTernary8]] = {
+    "csr": PackedCsr, "bsr": PackedBsr, "ternary8": PackedTernary8,
+}  # fmt: skip
+"""By the format that they stand for. Those that round are for float16 files only."""
 
 
 def steps(indptr: Array, indices: Array) -> Array:

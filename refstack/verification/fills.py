@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from refstack import ops
-from refstack.formats import FORMATS, Array, Bsr, Csr, Int8, Quant, Weight
+from refstack.formats import FORMATS, INTEGER, Array, Bsr, Csr, Int8, Quant, Ternary8, Weight
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import Op, Shape
@@ -65,7 +65,7 @@ SELECTING = ("relu", "add", "maxpool", "concat", "flatten", "reorder")
 def fills(op: str, format: str) -> tuple[str, ...]:
     """The words that make sense for an op and a format, exact ones first."""
     weighted = op in ("conv2d", "linear")
-    if format == "int8":
+    if format in INTEGER:
         return ("integer", "extremes", "largest", "ties") if weighted else ("integer", "extremes")
     if weighted:
         return ("integer", "impulse", *REAL, "special")
@@ -82,7 +82,7 @@ def problem_of(choose: Choose, op: Op, inputs: tuple[Shape, ...], format: str, f
     weighted = isinstance(op, WEIGHTED)
     density = choose.among((1.0, 0.5, 0.1, 0.0)) if weighted and FORMATS[format].sparse else 1.0
     bias = choose.integer(0, 3) != 3
-    narrow = format == "int8" and (not weighted or choose.integer(0, 1) == 1)
+    narrow = format in INTEGER and (not weighted or choose.integer(0, 1) == 1)
     output = "int8" if narrow or isinstance(op, ops.Quantize) else "float32"
     fill = fill or choose.among(fills(op.name, format))
     case = Case(op, format, inputs, density, output, bias if weighted or isinstance(op, ops.BatchNorm) else True)
@@ -126,7 +126,7 @@ def inputs_of(problem: Problem, change: int = 0) -> tuple[Array, ...]:
 
 def _input(problem: Problem, index: int, shape: Shape, change: int) -> Array:
     rng, case = _rng(problem, f"input {index}", change), problem.case
-    if case.format == "int8":
+    if case.format in INTEGER:
         values = {"extremes": (-128, -127, 0, 127), "largest": (126, 127), "ties": range(-4, 5)}
         return rng.choice(np.array(values.get(problem.fill, range(-128, 128)), np.int8), shape)
     if problem.fill == "integer":
@@ -154,8 +154,9 @@ def _weight(problem: Problem) -> Weight:
     shape = case.op.weight_shape(*case.inputs)
     assert shape is not None
     matrix = _matrix(problem, rng, shape)
-    if case.format == "int8":
-        return _int8(problem, rng, matrix)
+    if case.format in INTEGER:
+        weight8 = _int8(problem, rng, matrix)
+        return weight8 if case.format == "int8" else _ternary8(rng, weight8)
     if case.format == "half":
         matrix = np.clip(matrix, *HALF_RANGE)
     if case.format == "bsr":
@@ -200,7 +201,18 @@ def _mask(problem: Problem, rng: np.random.Generator, shape: tuple[int, int]) ->
     return mask
 
 
-def _int8(problem: Problem, rng: np.random.Generator, matrix: Array) -> Weight:
+def _ternary8(rng: np.random.Generator, weight: Int8) -> Weight:
+    """The signs of an int8 weight, some of them gone, with a positive and a negative value for every row: its largest
+    one or a smaller one."""
+    values = weight.values.astype(np.int64)
+    largest = np.maximum(1, np.abs(values).max(axis=1, keepdims=True, initial=0))
+    above, below = (np.where(rng.random(largest.shape) < 0.5, largest, rng.integers(1, largest + 1)) for _ in range(2))
+    kept = np.where(rng.random(values.shape) < 0.8, values, 0)
+    ternary = np.where(kept > 0, above, np.where(kept < 0, -below, 0)).astype(np.int8)
+    return Ternary8(ternary, weight.scale, weight.input, weight.output)
+
+
+def _int8(problem: Problem, rng: np.random.Generator, matrix: Array) -> Int8:
     """Random grids. The output's is about as wide as the sums, so that its ends are reached, and a power of two coarser
     than the sums' (of all rows, for ties)."""
     fill = problem.fill

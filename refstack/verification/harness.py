@@ -20,7 +20,7 @@ from refstack.backends import Step, backend
 from refstack.backends.guarded import Guarded, Place
 from refstack.compare import WORSE, WORSE_BY, Check, check, rms_check
 from refstack.contract import Bound, bound
-from refstack.formats import Array
+from refstack.formats import INTEGER, Array
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Reorder, case_of, from_nchw, layout_shape, to_nchw
 from refstack.memory import ALIGNMENT
@@ -135,7 +135,7 @@ def accepts(row: Kernel, case: Case) -> bool:
 def real_case(problem: Problem) -> tuple[Node, Case]:
     """The node with its weights, and the case as the planner would name it (with the density that was drawn)."""
     node, asked = node_of(problem), problem.case
-    dtype = np.int8 if asked.format == "int8" else np.float32
+    dtype = np.int8 if asked.format in INTEGER else np.float32
     return node, case_of(node, asked.inputs, dtype, np.dtype(asked.output).type)
 
 

@@ -5,6 +5,7 @@ Next: examiner.py
 
 from __future__ import annotations
 
+from refstack.formats import INTEGER
 from refstack.kernels import Case, Kernel
 from refstack.models import MODELS
 from refstack.passes import prepare
@@ -26,7 +27,7 @@ def real_problems(row: Kernel, seed: int) -> list[Problem]:
             if node.op.name != row.op:
                 continue
             inputs, density = tuple(shapes[name] for name in node.inputs), SPARSE if row.format == "csr" else 1.0
-            output = "int8" if row.format == "int8" else "float32"
+            output = "int8" if row.format in INTEGER else "float32"
             bias = node.bias is not None or not isinstance(node.op, WEIGHTED)
             case = Case(node.op, row.format, inputs, density, output, bias)
             problem = Problem(case, words[len(found) % len(words)], seed)
