@@ -14,7 +14,7 @@ import os
 import stat
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from filelock import FileLock
 from refstack.backends.build import cache_dir
 from refstack.benchmark import machine
 from refstack.container import write_bytes
+from refstack.errors import UsageError
 
 SCHEMA = 1
 MOST_BYTES = 16 << 20
+LOCK_S = 10.0
 MOST_MACHINES = 8
 """Machines and builds that are kept; the one tuned longest ago goes."""
 MOST_CASES = 4096
@@ -74,10 +76,19 @@ def better(found: Kept) -> dict[str, str]:
 
 
 def keep(backend: str, threads: int, found: Kept) -> Path:
-    """Add to the file what was found, in place of what it says of the same cases. The file."""
+    """Add to the file what was found, in place of what it says of the same cases. The file.
+
+    Raises      UsageError, ResourceError   it cannot be written, and stays as it was
+    """
     file = path()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f"{file.name}.lock")):
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"the folder cannot be made: {error.strerror}"
+        raise UsageError(f"{file}: {why}; name another file in REFSTACK_TUNING_FILE") from None
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):  # a lock that is not to be had: writing says why, if it matters
+            stack.enter_context(FileLock(file.with_name(f"{file.name}.lock"), timeout=LOCK_S))
         machines = _read()
         mine = machines.pop(_machine(), {})
         before = mine.get(_group(backend, threads), {})

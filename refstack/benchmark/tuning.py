@@ -104,6 +104,7 @@ def tune(
     usable = request.usable_backends(["openmp"] if backends is None else backends, report)
     counts = request.thread_counts([1] if threads is None else threads, machine.threads_allowed(), report)
     request.whole("batch", batch)
+    choices.keep(usable[0], counts[0], {})  # a file that cannot be written says so now, not after minutes
     report.begin(len(names) * len(kinds) * len(usable) * len(counts))
     outcomes = []
     for name, technique in product(names, kinds):

@@ -124,7 +124,8 @@ def explain(
 
 
 def _explained(step: Step, choice: Choice | None, rows: Sequence[Kernel], kept: Mapping[str, Found]) -> dict[str, Any]:
-    """One step; candidates are the rows of its backend that can run it, with us where they were measured."""
+    """One step; candidates are the rows of its backend that can run it, with us where they were measured. What tuning
+    left out since it was wrong is refused."""
     from refstack.kernels import candidates
 
     case = step.case
@@ -136,8 +137,10 @@ def _explained(step: Step, choice: Choice | None, rows: Sequence[Kernel], kept: 
         "kernel": step.kernel.name,
         "layouts": " > ".join(_layouts(step.kernel, step.node.op)),
         "candidates": {name: found.times_us.get(name) if found else None for name in able},
-        "left_out": dict(found.left_out) if found else {},
-        "refused": dict(choice.refusals) if choice else {},
+        "refused": [
+            f"{name.rpartition('.')[2]}: {why}"
+            for name, why in (*(found.left_out.items() if found else ()), *(choice.refusals if choice else ()))
+        ],
     }
 
 
@@ -147,9 +150,7 @@ def _shown(each: dict[str, Any]) -> dict[str, Any]:
         f"{'*' if name == each['kernel'] else ' '} {name.rpartition('.')[2]}" + ("" if us is None else f" {us:.4g} us")
         for name, us in each["candidates"].items()
     ]
-    why = {**each.pop("left_out"), **each["refused"]}
-    refused = [f"{name.rpartition('.')[2]}: {reason}" for name, reason in why.items()]
-    return {**each, "candidates": candidates, "refused": refused}
+    return {**each, "candidates": candidates}
 
 
 def _layouts(kernel: Kernel, op: Op) -> tuple[str, str]:
