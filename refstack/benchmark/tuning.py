@@ -130,6 +130,7 @@ class _Run:
         self.oracle = run(graph, x.astype(np.float64))
         self.default = checked(self._plan({}), x, self.oracle)
         self.default_ns: list[float] = []  # all its steps, in each measurement
+        self.plans: dict[frozenset[Pair], Checked | None] = {frozenset(): self.default}
 
     def _plan(self, chosen: Choices) -> Plan:
         return plan(self.graph, len(self.x), (self.backend,), self.threads, chosen)
@@ -138,7 +139,7 @@ class _Run:
         """Measure until the cheapest plan is known well, then hold it against the default."""
         best = self._explore()
         self.progress("whole network")
-        default_ms, tuned_ms, gain = self._whole(best)
+        default_ms, tuned_ms, gain = self._whole(self._checked(best) or self.default)
         better = gain > WORTH
         layers: dict[str, list[str]] = {case: [] for case in self.search.options}
         for step in self.default.plan.steps:
@@ -152,14 +153,10 @@ class _Run:
 
     def _explore(self) -> dict[str, str]:
         """The cheapest choices, each of whose steps was measured often enough."""
-        plans: dict[frozenset[Pair], Checked | None] = {frozenset(): self.default}
         chosen: dict[str, str] = {}
         for turn in range(MOST):
             self.progress(f"measurement {turn + 1}")
-            key = frozenset(chosen.items())
-            if key not in plans:
-                plans[key] = self._checked(chosen)
-            made = plans[key]
+            made = self._checked(chosen)
             if made is not None:
                 self._measure(made)
             chosen = self.search.cheapest()
@@ -172,12 +169,19 @@ class _Run:
 
         Raises      CheckFailed     the default's own rows are to blame
         """
+        key = frozenset(chosen.items())
+        if key not in self.plans:
+            self.plans[key] = self._judged(chosen)
+        return self.plans[key]
+
+    def _judged(self, chosen: Choices) -> Checked | None:
         made = self._plan(chosen)
         verdict = check_plan(made, self.x, self.oracle)
         if verdict.passed:
             return Checked(made, verdict.output)
         blamed = {(layer.case, layer.kernel): str(layer) for layer in verdict.layers if not layer.passed}
-        for pair, problem in (blamed or dict.fromkeys(chosen.items(), verdict.problem)).items():
+        new = [pair for pair in chosen.items() if pair not in self.search.samples] or chosen.items()
+        for pair, problem in (blamed or dict.fromkeys(new, verdict.problem)).items():
             if pair in self.search.pairs({}):
                 raise CheckFailed(problem)
             self.search.left_out[pair] = problem
@@ -191,9 +195,9 @@ class _Run:
         for each, least in zip(plans, taken, strict=True):
             self.search.add(each.plan.steps, least, self.default_ns[-1])
 
-    def _whole(self, best: Choices) -> tuple[float, float, float]:
-        """(ms of the default, ms with these choices, median of their ratio run by run)."""
-        plans = [self.default, checked(self._plan(best), self.x, self.oracle)] if best else [self.default]
+    def _whole(self, best: Checked) -> tuple[float, float, float]:
+        """(ms of the default, ms of the best plan, median of their ratio run by run)."""
+        plans = [self.default] if best is self.default else [self.default, best]
         samples = time_plans(plans, self.x, WHOLE_ROUNDS, WHOLE_S)
         default, tuned = samples[0], samples[-1]
         ratio = statistics.median(a / b for a, b in zip(default, tuned, strict=True))
