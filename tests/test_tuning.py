@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,24 @@ def test_a_wrong_default_is_no_matter_of_choice(model: str, monkeypatch: pytest.
     with pytest.raises(CheckFailed, match=r"FAILED a conv2d\.dense\.numpy\.wrong"):
         tune(model)
     assert rs.tuned("numpy", 1) == {}
+
+
+def test_a_default_that_is_wrong_later_on_is_an_error_too(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that stay the default's are checked again in every plan, and none of them is left out for it."""
+    rows(monkeypatch, {"slow": HONEST, "fast": HONEST})
+    clock(monkeypatch, {"slow": 1000, "fast": 200})
+    honest = tuning.check_plan
+
+    def check(made: rs.Plan, *rest: object) -> object:
+        found = honest(made, *rest)  # type: ignore[arg-type]
+        if made.tuned:
+            layers = tuple(replace(each, worst=9.0) if each.name == "fc" else each for each in found.layers)
+            return replace(found, layers=layers)
+        return found
+
+    monkeypatch.setattr(tuning, "check_plan", check)
+    with pytest.raises(CheckFailed, match="FAILED fc "):
+        tune(model)
 
 
 @pytest.mark.parametrize("second", [1200, 995])
