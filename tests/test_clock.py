@@ -57,9 +57,7 @@ def test_an_output_that_changes_after_the_check_is_not_timed(monkeypatch: pytest
         time_plans([good], X, 1)
 
 
-def test_profiles_are_of_the_tuned_plan(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_profiles_are_of_the_tuned_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REFSTACK_TUNING_FILE", str(tmp_path / "tuning.json"))
     tuned.rows(monkeypatch, {"slow": tuned.HONEST, "fast": tuned.HONEST})
     monkeypatch.setattr(zoo, "load", lambda name: GRAPH)
