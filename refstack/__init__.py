@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refstack.benchmark import bench
+    from refstack.benchmark.choices import tuned
+    from refstack.benchmark.tuning import tune
     from refstack.checkpoint import save
     from refstack.compare import check_plan
     from refstack.compression import compress
@@ -32,7 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Graph", "Node", "Plan", "RefstackError", "bench", "check_plan", "compress",
-    "evaluate", "export", "load", "plan", "run", "save", "verify",
+    "evaluate", "export", "load", "plan", "run", "save", "tune", "tuned", "verify",
 ]  # fmt: skip
 
 _HOME = {
@@ -49,6 +51,8 @@ _HOME = {
     "plan": "planner",
     "run": "reference",
     "save": "checkpoint",
+    "tune": "benchmark.tuning",
+    "tuned": "benchmark.choices",
     "verify": "verification",
 }
 

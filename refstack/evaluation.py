@@ -10,7 +10,7 @@ A departure with a larger margin is an error in the engine, the file or the imag
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +82,7 @@ def evaluate(
     threads: int = 1,
     batch: int = 32,
     limit: int | None = None,
+    tuned: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Run a data set through a network and count.
 
@@ -89,6 +90,7 @@ def evaluate(
                 data    a data set, or the path of one
                 backend one, or several in order of preference
                 limit   only so many images, classes taking turns (Dataset.subset)
+                tuned   kernels to prefer, as plan takes them
     Raises      UsageError, DataError, and what plan raises
     Numerics    images go through in batches; the last one is filled up with zeros
     """
@@ -99,7 +101,7 @@ def evaluate(
     dataset = whole if limit is None else whole.subset(min(limit, len(whole)))
     size = min(batch, len(dataset))
     backends = (backend,) if isinstance(backend, str) else tuple(backend)
-    made = plan(trained, size, backends, threads)
+    made = plan(trained, size, backends, threads, tuned)
     logits = np.concatenate([_logits(made, images) for images, _ in dataset.batches(size)])
     predictions = logits.argmax(axis=1)
     compared, departures = _departures(trained, whole, dataset, logits)
@@ -167,15 +169,21 @@ def _shipped_as(graph: Graph) -> str | None:
 
 
 def classify(
-    graph: Graph, image: Array, backend: str = "openmp", threads: int = 1, top: int = 5
+    graph: Graph,
+    image: Array,
+    backend: str = "openmp",
+    threads: int = 1,
+    top: int = 5,
+    tuned: Mapping[str, str] | None = None,
 ) -> list[tuple[str, float]]:
     """(class, probability) of the `top` most likely classes.
 
     Args        image   uint8 (3, 32, 32), as datasets.load_image reads it
+                tuned   kernels to prefer, as plan takes them
     """
     if not 1 <= top <= len(CLASSES):
         raise UsageError(f"classify: top is {top}, wanted 1 to {len(CLASSES)} classes")
-    y = plan(graph, 1, (backend,), threads).run(preprocess(image[None]))[0].astype(np.float64)
+    y = plan(graph, 1, (backend,), threads, tuned).run(preprocess(image[None]))[0].astype(np.float64)
     p = np.exp(y - y.max())
     p /= p.sum()
     return [(CLASSES[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:top]]

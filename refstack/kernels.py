@@ -269,10 +269,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Choice:
-    """The row that runs a case, and why the rows before it were refused."""
+    """The row that runs a case, why others were refused, and whether it was preferred to the first that can."""
 
     kernel: Kernel
     refusals: tuple[tuple[str, str], ...] = field(default=())
+    tuned: bool = False
 
 
 def candidates(case: Case, rows: Sequence[Kernel]) -> tuple[list[Kernel], list[tuple[str, str]]]:
@@ -289,8 +290,8 @@ def candidates(case: Case, rows: Sequence[Kernel]) -> tuple[list[Kernel], list[t
     return able, refused
 
 
-def select(case: Case, rows: Sequence[Kernel]) -> Choice:
-    """The first row that can run the case.
+def select(case: Case, rows: Sequence[Kernel], preferred: str | None = None) -> Choice:
+    """The first row that can run the case, or the one of the preferred name if it is among those that can.
 
     Raises      NoKernelError   listing every refusal
     """
@@ -304,4 +305,5 @@ def select(case: Case, rows: Sequence[Kernel]) -> Choice:
             f"nothing can run {case.word} with backends={backends}\n" + "\n".join(lines)
             + '\n  try     add "numpy" to the backends'
         )  # fmt: skip
-    return Choice(able[0], tuple(refused))
+    kernel = next((row for row in able if row.name == preferred), able[0])
+    return Choice(kernel, tuple(refused), kernel is not able[0])

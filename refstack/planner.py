@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -79,6 +79,11 @@ class Plan:
         return self.arena_bytes + self.weight_bytes
 
     @property
+    def tuned(self) -> int:
+        """Layers that were given another kernel than the first that can run them."""
+        return sum(choice.tuned for choice in self.choices.values())
+
+    @property
     def fallbacks(self) -> list[str]:
         """Kernels of backends that were not asked for by name."""
         return [step.kernel.name for step in self.steps if step.kernel.backend not in self.backends]
@@ -103,17 +108,24 @@ class Plan:
             return self.y.copy()
 
 
-def plan(graph: Graph, batch: int = 1, backends: Sequence[str] = ("openmp", "blas", "numpy"), threads: int = 1) -> Plan:
+def plan(
+    graph: Graph,
+    batch: int = 1,
+    backends: Sequence[str] = ("openmp", "blas", "numpy"),
+    threads: int = 1,
+    tuned: Mapping[str, str] | None = None,
+) -> Plan:
     """Choose, place and pack everything that running `graph` takes.
 
     Args        backends    in order of preference; `blas` falls back to `numpy` where it has no row
+                tuned       case word -> kernel to prefer, where it can run the case (benchmark.choices.tuned)
     Raises      UsageError, NoKernelError, BackendUnavailable, CompileError, ResourceError
     """
     backends = (backends,) if isinstance(backends, str) else tuple(backends)
     for name, value in (("batch", batch), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UsageError(f"plan: {name} is {value!r}, wanted a whole number of at least 1")
-    drafts, slots, output = _choose(graph, int(batch), rows(backends))
+    drafts, slots, output = choose(graph, int(batch), rows(backends), tuned or {})
     spans = _lifetimes(drafts, slots, output)
     scratch = [d.choice.kernel.scratch(d.case) for d in drafts]
     blocks = [memory.Block(slots[i].nbytes, *span) for i, span in spans.items()]
@@ -143,9 +155,20 @@ def plan(graph: Graph, batch: int = 1, backends: Sequence[str] = ("openmp", "bla
     )  # fmt: skip
 
 
-def _choose(graph: Graph, batch: int, kernels: tuple[Kernel, ...]) -> tuple[list[Draft], list[Slot], Slot]:
-    """A kernel for every node, and reorders between those that disagree on the layout."""
+def cases(graph: Graph, batch: int) -> dict[str, Case]:
+    """Node name -> the problem that it is."""
     shapes, dtypes = graph.shapes(batch), graph.dtypes()
+    return {
+        node.name: case_of(node, tuple(shapes[i] for i in node.inputs), dtypes[node.inputs[0]], dtypes[node.name])
+        for node in graph
+    }
+
+
+def choose(
+    graph: Graph, batch: int, kernels: tuple[Kernel, ...], tuned: Mapping[str, str]
+) -> tuple[list[Draft], list[Slot], Slot]:
+    """A kernel for every node, and reorders between those that disagree on the layout."""
+    shapes, dtypes, problems = graph.shapes(batch), graph.dtypes(), cases(graph, batch)
     slots: list[Slot] = []
     values: dict[str, dict[str, Slot]] = {}  # value -> layout -> slot
     drafts: list[Draft] = []
@@ -171,17 +194,22 @@ def _choose(graph: Graph, batch: int, kernels: tuple[Kernel, ...]) -> tuple[list
         if isinstance(node.op, Flatten):  # the same bytes under another shape: nothing to run
             slot(node.name, "nchw", alias=read(node.inputs[0], "nchw"))
             continue
-        case = case_of(node, tuple(shapes[i] for i in node.inputs), dtypes[node.inputs[0]], dtypes[node.name])
-        choice = _follow(case, select(case, kernels), kernels, set(values[node.inputs[0]]))
+        case = problems[node.name]
+        choice = select(case, kernels, tuned.get(case.word))
+        if not weighted(case):
+            choice = _follow(case, choice, kernels, set(values[node.inputs[0]]))
         inputs = tuple(read(name, choice.kernel.layouts[0]) for name in node.inputs)
         drafts.append(Draft(node, case, choice, inputs, slot(node.name, choice.kernel.layouts[1])))
     return drafts, slots, read(graph.output, "nchw")
 
 
+def weighted(case: Case) -> bool:
+    """A layer with weights: its row is chosen by its case alone, and its neighbours may have to follow."""
+    return case.format not in ("float32", "int8") or bool(case.op.weight_shape(*case.inputs))
+
+
 def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: set[str]) -> Choice:
     """A layer without weights is too cheap to reorder for: take its backend's row that reads what is there."""
-    if case.format not in ("float32", "int8") or case.op.weight_shape(*case.inputs):
-        return choice
     able, _ = candidates(case, kernels)
     same = [row for row in able if row.backend == choice.kernel.backend and row.layouts[0] in layouts]
     return Choice(same[0], choice.refusals) if same else choice

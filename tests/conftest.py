@@ -1,4 +1,4 @@
-"""Hypothesis profiles, the option for CIFAR-10, and one thread for the libraries unless a test says otherwise."""
+"""Hypothesis profiles, the option for CIFAR-10; no tuning file and one thread for libraries unless a test says so."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ def cifar10(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.fail(f"--cifar10={asked}: no such folder", pytrace=False)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the user had tuned on this machine is neither read nor changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFSTACK_TUNING_FILE", str(tmp_path_factory.mktemp("tuning") / "tuning.json"))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

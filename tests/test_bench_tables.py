@@ -53,6 +53,13 @@ def test_every_view_shows_every_row_failures_too(format: str, tmp_path: Path) ->
         assert format != "table" or max(map(len, text.splitlines())) <= 140
 
 
+def test_what_was_tuned_is_said_below() -> None:
+    rows = rows_for_views()
+    assert not any("refstack tune" in note for note in tables.notes(rows))
+    rows[0]["tuned"], rows[1]["tuned"] = 0, 3
+    assert "layers with kernels chosen by refstack tune: 3 of tiny weight blas 1t" in tables.notes(rows)
+
+
 @pytest.mark.parametrize("width", [80, 100, 120, 160])
 def test_a_narrow_terminal_loses_columns_not_letters(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):

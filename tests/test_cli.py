@@ -25,6 +25,7 @@ from refstack.graph import Graph
 
 VERBS = (
     "bench", "evaluate", "classify", "compress", "train", "export", "points", "kernels", "explain", "verify", "doctor",
+    "tune",
 )  # fmt: skip
 
 
@@ -118,6 +119,10 @@ def test_every_verb_has_help(capfd: pytest.CaptureFixture[str], verb: str) -> No
         (("verify", "--threads", "0"), 2, "threads [0], wanted whole numbers of at least 1"),
         (("verify", "--profile", "soak", "--minutes", "0"), 2, "--minutes: got 0, wanted more than 0"),
         (("doctor", "--require", "gpu"), 2, "cannot look for gpu"),
+        (("tune", "mobilnet"), 2, "unknown model 'mobilnet': did you mean 'mobilenet'"),
+        (("tune", "mobilenet", "--threads", "0"), 2, "threads: got 0"),
+        (("tune", "mobilenet", "-b", "gpu"), 2, "unknown backend 'gpu'"),
+        (("explain", "mobilenet", "-b", ""), 2, "--backends names none"),
         (("data", "fetch", "imagenet"), 2, "unknown data set 'imagenet', wanted cifar10"),
     ],
 )

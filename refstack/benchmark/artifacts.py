@@ -20,6 +20,7 @@ from refstack.graph import Graph
 from refstack.models import MODELS, zoo
 from refstack.models.points import Point
 from refstack.ops import Conv2d, Linear
+from refstack.planner import cases
 from refstack.reference import run
 
 
@@ -29,6 +30,7 @@ class Artifact:
 
     graph_file      the compressed network (safetensors)        input_file, oracle_file     .npy
     facts           format, sizes, counts, sha256, weights, level
+    cases           words of the problems that its layers are, for so many images
     point           the trained point that it is, or has the structure of; None if it was compressed in one shot
     """
 
@@ -39,6 +41,7 @@ class Artifact:
     oracle_file: Path
     facts: dict[str, Any]
     point: Point | None = None
+    cases: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -80,7 +83,8 @@ def make(
     np.save(files[2], run(small, x.astype(np.float64)), allow_pickle=False)
     facts = _facts(graph, small, point, technique)
     facts |= {"stored_as": stored_as, "stored_bytes": checkpoint.stored_bytes(small, stored_as)}
-    return Artifact(model, technique, files[0], files[1], files[2], facts, point)
+    words = tuple(case.word for case in cases(small, len(x)).values())
+    return Artifact(model, technique, files[0], files[1], files[2], facts, point, words)
 
 
 def _facts(source: Graph, graph: Graph, point: Point | None, technique: str) -> dict[str, Any]:

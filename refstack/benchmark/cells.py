@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 
@@ -21,9 +21,12 @@ class Cell:
     threads: int
     batch: int = 1
 
-    def id(self, artifact_sha256: str, env_key: str, quick: bool) -> str:
-        """Hash of the whole request: two rows with one id answer the same question on the same machine."""
-        request = [SCHEMA_VERSION, asdict(self), artifact_sha256, env_key, quick]
+    def id(self, artifact_sha256: str, env_key: str, quick: bool, tuned: Mapping[str, str] | None = None) -> str:
+        """Hash of the whole request: two rows with one id answer the same question on the same machine.
+
+        Args        tuned   kernels that the plan is told to prefer
+        """
+        request = [SCHEMA_VERSION, asdict(self), artifact_sha256, env_key, quick, dict(tuned or {})]
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:

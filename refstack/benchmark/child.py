@@ -18,7 +18,9 @@ Reply = dict[str, Any]
 class Session:
     """What the child holds between commands."""
 
-    def load(self, graph: str, input: str, oracle: str, backend: str, threads: int) -> Reply:
+    def load(
+        self, graph: str, input: str, oracle: str, backend: str, threads: int, tuned: dict[str, str] | None = None
+    ) -> Reply:
         """Plan, measure memory, check. CheckFailed leaves nothing that `time` could time."""
         from refstack.compare import check_plan
         from refstack.planner import plan
@@ -27,7 +29,7 @@ class Session:
         loaded = checkpoint.load(graph)
         x = np.load(input, allow_pickle=False)
         since = reset_peak()
-        made = plan(loaded, len(x), (backend,), threads)
+        made = plan(loaded, len(x), (backend,), threads, tuned)
         made.run(x)
         start = time.perf_counter_ns()
         made.run(x)
@@ -53,6 +55,7 @@ class Session:
             "logit_scale": verdict.logit_scale,
             "kernels": {name: names.count(name) for name in names},
             "fallbacks": len(made.fallbacks),
+            "tuned": made.tuned,
         }
 
     def time(self, runs: int, warmup: int) -> Reply:

@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import numpy as np
-
-from refstack.backends import Step, backend
+from refstack.backends import Step
 from refstack.backends.roofs import measure
-from refstack.benchmark import artifacts, machine, request
+from refstack.benchmark import artifacts, choices, machine, request
+from refstack.benchmark.clock import checked, time_steps
 from refstack.benchmark.machine import Facts
 from refstack.benchmark.report import Report
-from refstack.compare import check_plan
 from refstack.compression.trained import under
 from refstack.datasets import preprocess
-from refstack.errors import CheckFailed
 from refstack.formats import Array
 from refstack.models import MODELS
 from refstack.ops import Conv2d, Linear
@@ -71,21 +67,7 @@ def profile(made: Plan, x: Array, rounds: int = 50) -> list[StepProfile]:
     Args        x       float32 (batch, c, h, w)
     Raises      CheckFailed     a step is wrong, or the steps one by one do not give the plan's output
     """
-    verdict = check_plan(made, x)
-    if not verdict.passed:
-        raise CheckFailed(verdict.problem)
-    calls = [backend(step.kernel.backend).lower((step,), made.threads) for step in made.steps]
-    samples: list[list[int]] = [[] for _ in calls]
-    with made.lock:
-        for _ in range(rounds + 1):
-            made.x[...] = x
-            for call, taken in zip(calls, samples, strict=True):
-                start = time.perf_counter_ns()
-                call()
-                taken.append(time.perf_counter_ns() - start)
-        if not np.array_equal(made.y, verdict.output):
-            raise CheckFailed(f"{made.graph.name}: its steps one by one give another output than the plan")
-    medians = [statistics.median(taken[1:]) for taken in samples]  # the first round warms up
+    medians = [statistics.median(ns) for ns in time_steps([checked(made, x)], x, rounds)[0]]
     whole = sum(medians)
     return [
         StepProfile(step.node.name, step.kernel.name, step.case.word, ns, ns / whole, _flops(step), _bytes(step))
@@ -101,6 +83,7 @@ def networks(
     batch: int = 1,
     one_shot: bool = False,
     seed: int = 0,
+    tuned: bool = True,
 ) -> Iterator[tuple[str, Facts, list[StepProfile]]]:
     """Profiles of every combination, as `bench` takes them, each with a title and the machine's limits.
 
@@ -117,7 +100,8 @@ def networks(
         graph, _ = under(name, whole, technique, one_shot, seed)
         x = preprocess(artifacts.images(name, whole, request.whole("batch", batch), seed))
         for used, count in product(usable, counts):
-            steps = profile(plan(graph, batch, (used,), count), x)
+            kernels = choices.tuned(used, count) if tuned else {}
+            steps = profile(plan(graph, batch, (used,), count, kernels), x)
             yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[count], steps
 
 

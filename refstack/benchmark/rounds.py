@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,10 +48,12 @@ class Run:
     """A cell being measured. `facts` is what the child reported; `status` becomes the row's.
 
     artifact    None if the technique itself failed: then there is nothing to run
+    tuned       kernels to prefer, as plan takes them
     """
 
     cell: Cell
     artifact: Artifact | None
+    tuned: Mapping[str, str] = field(default_factory=dict)
     worker: Worker | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     samples_ns: list[int] = field(default_factory=list)
@@ -81,13 +83,14 @@ def measure(
     parallel: int,
     seed: int = 0,
     progress: Progress = lambda text: None,
+    tuned: Mapping[Cell, Mapping[str, str]] | None = None,
 ) -> list[Run]:
     """Start a child for every cell, have it checked, time them all in rounds.
 
     Args        parallel    children that may load and check at once; they are timed one at a time all the same
                 progress    called once for each child that is loaded, and once for each round
     """
-    runs = [Run(cell, artifact) for cell, artifact in cells]
+    runs = [Run(cell, artifact, (tuned or {}).get(cell, {})) for cell, artifact in cells]
     with ExitStack() as stack:
         _load(runs, policy, parallel, progress, stack)
         rng = random.Random(seed)
@@ -111,7 +114,7 @@ def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, st
         while waiting and len(working) < parallel:
             run = waiting.popleft()
             worker = run.worker = stack.enter_context(Worker(run.cell.threads))
-            worker.send("load", backend=run.cell.backend, threads=run.cell.threads, **run.files)
+            worker.send("load", backend=run.cell.backend, threads=run.cell.threads, tuned=dict(run.tuned), **run.files)
             working.append((run, worker))
         run, worker = working.popleft()
         try:

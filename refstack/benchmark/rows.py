@@ -16,6 +16,7 @@ baseline_rss_bytes  of the child before it has read the network
 max_error_vs_bound, n_checked, n_elements_checked               largest layer error in units of its bound
 logit_error, logit_scale                                        against the float64 reference
 kernels, fallbacks  calls by kernel; calls of other backends than the one asked for
+tuned               layers that `refstack tune` gave another kernel than the default; 0: none
 env                 processor, memory, libraries, compiler and flags, code; load and measured limits (roofs)  machine.py
 """
 

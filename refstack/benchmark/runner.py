@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +15,7 @@ import psutil
 import refstack
 from refstack import datasets
 from refstack.backends import BACKENDS, backend
-from refstack.benchmark import accuracy, artifacts, machine, request
+from refstack.benchmark import accuracy, artifacts, choices, machine, request
 from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.cells import Cell, sweep
 from refstack.benchmark.journal import Journal
@@ -47,6 +47,7 @@ def bench(
     seed: int = 0,
     fresh: bool = False,
     one_shot: bool = False,
+    tuned: bool = True,
     policy: Policy | None = None,
     report: Report | None = None,
 ) -> list[Row]:
@@ -64,6 +65,7 @@ def bench(
         quick       fewer rounds, top-1 on a few images; rows are marked and never mixed with full ones
         output      journal; cells that it holds already (same artifact, machine and code) are not run again
         fresh       set an existing journal aside first, under the time of its last row
+        tuned       use the kernels that `tune` found for this machine; rows say how many layers that changes
     Returns         a row for every cell, in order, failures included (status, status_reason)
     Raises          UsageError, BackendUnavailable before anything runs; ResourceError when the disk is full
     """
@@ -88,7 +90,7 @@ def bench(
         policy = policy or (Policy.quick() if quick else Policy())
         sweeper = _Sweep(
             Path(folder), journal, machine.environment(), policy, quick, seed, allowed, report, judge,
-            data is not None, one_shot,
+            data is not None, one_shot, _choices(cells) if tuned else {},
         )  # fmt: skip
         return sweeper.rows(cells, networks)
 
@@ -108,6 +110,7 @@ class _Sweep:
     judge: Dataset | None
     judge_named: bool
     one_shot: bool
+    choices: dict[tuple[str, int], dict[str, str]]
     machine: Row = field(default_factory=dict)
 
     def rows(self, cells: list[Cell], networks: dict[str, Graph]) -> list[Row]:
@@ -147,6 +150,7 @@ class _Sweep:
         rows: dict[Cell, Row] = {}
         todo: list[tuple[Cell, Artifact]] = []
         top1: dict[str, accuracy.Top1] = {}
+        tuned: dict[Cell, dict[str, str]] = {}
         images = artifacts.images(model, graph, cells[0].batch, self.seed)
         done = {row["cell_id"]: row for row in self.journal.rows if row["status"] == "ok"}
         for technique in dict.fromkeys(cell.technique for cell in cells):
@@ -158,7 +162,8 @@ class _Sweep:
                 failed = [Run(cell, None, status="failed", reason=f"{type(error).__name__}: {error}") for cell in mine]
                 rows |= {run.cell: self._write(run, accuracy.Top1(reason="the technique failed")) for run in failed}
                 continue
-            kept = {cell: done[key] for cell in mine if (key := self._id(cell, artifact)) in done}
+            tuned |= {cell: self._tuned(cell, artifact) for cell in mine}
+            kept = {cell: done[key] for cell in mine if (key := self._id(cell, artifact, tuned[cell])) in done}
             rows |= kept
             todo += [(cell, artifact) for cell in mine if cell not in kept]
             if len(kept) < len(mine):
@@ -169,7 +174,7 @@ class _Sweep:
                 f"{model}: {len(rows)} of {len(cells)} cells are in the journal, --fresh measures them again"
             )
         for part in _parts(todo):
-            for run in measure(part, self.policy, self.allowed, self.seed, self._progress(len(part))):
+            for run in measure(part, self.policy, self.allowed, self.seed, self._progress(len(part)), tuned):
                 rows[run.cell] = self._write(run, top1[run.cell.technique])
         return rows
 
@@ -189,8 +194,13 @@ class _Sweep:
 
         return progress
 
-    def _id(self, cell: Cell, artifact: Artifact | None) -> str:
-        return cell.id(artifact.sha256 if artifact else "", self.env["key"], self.quick)
+    def _tuned(self, cell: Cell, artifact: Artifact) -> dict[str, str]:
+        """What was chosen for this network's own cases: a row does not depend on how others were tuned."""
+        known = self.choices.get((cell.backend, cell.threads), {})
+        return {case: known[case] for case in artifact.cases if case in known}
+
+    def _id(self, cell: Cell, artifact: Artifact | None, tuned: Mapping[str, str]) -> str:
+        return cell.id(artifact.sha256 if artifact else "", self.env["key"], self.quick, tuned)
 
     def _write(self, run: Run, top1: accuracy.Top1) -> Row:
         """All that is known of a cell, journalled. A cell that failed has no times."""
@@ -198,7 +208,7 @@ class _Sweep:
         p50, p90 = (np.quantile(run.samples_ns, (0.5, 0.9)) / 1e6).tolist() if run.samples_ns else (None, None)
         return self.journal.append(
             {
-                "cell_id": self._id(run.cell, run.artifact),
+                "cell_id": self._id(run.cell, run.artifact, run.tuned),
                 "created_utc": _now(),
                 "refstack_version": refstack.__version__,
                 "quick": self.quick,
@@ -214,6 +224,11 @@ class _Sweep:
                 "env": {**self.env, **self.machine},
             }
         )
+
+
+def _choices(cells: Sequence[Cell]) -> dict[tuple[str, int], dict[str, str]]:
+    """Read once: a run of tune meanwhile does not change what the later cells are."""
+    return {key: choices.tuned(*key) for key in dict.fromkeys((cell.backend, cell.threads) for cell in cells)}
 
 
 def _parts(todo: list[tuple[Cell, Artifact]]) -> list[list[tuple[Cell, Artifact]]]:

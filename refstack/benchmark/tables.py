@@ -150,6 +150,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     for weights, meaning in WEIGHTS.items():
         whose = dict.fromkeys(f"{row['model']} {row['technique']}" for row in rows if row.get("weights") == weights)
         found += [f"{meaning}: {', '.join(whose)}"] if whose else []
+    tuned = dict.fromkeys(f"{row['tuned']} of {_who(row)}" for row in rows if row.get("tuned"))
+    found += [f"layers with kernels chosen by refstack tune: {', '.join(tuned)}"] if tuned else []
     if any(row["quick"] for row in rows):
         found.append("quick run: few samples, not for comparison")
     latest = rows[-1]

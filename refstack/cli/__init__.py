@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from refstack import __version__
-from refstack.cli import data, look, make, measure, verify
+from refstack.cli import data, look, make, measure, tune, verify
 from refstack.errors import RefstackError
 
 
@@ -77,6 +77,7 @@ def common(
 app.command()(measure.bench)
 app.command()(measure.evaluate)
 app.command()(measure.classify)
+app.command()(tune.tune)
 app.command()(make.compress)
 app.command()(make.train)
 app.command()(make.export)

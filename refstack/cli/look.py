@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refstack.cli.options import Format, Model, OneShot, Technique, Threads, View, say, show, words
+from refstack.cli.options import Format, Model, OneShot, Technique, Threads, Tuned, View, say, show, words
 
 if TYPE_CHECKING:
-    from refstack.kernels import Kernel
+    from refstack.backends import Step
+    from refstack.benchmark.choices import Found
+    from refstack.kernels import Choice, Kernel
     from refstack.ops import Op
 
 
@@ -83,36 +86,71 @@ def explain(
     backends: Annotated[str, typer.Option("--backends", "-b", help="In order of preference.")] = "openmp,blas,numpy",
     threads: Threads = 1,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
+    tuned: Tuned = True,
     format: Format = View.table,
 ) -> None:
-    """The plan of a network: which kernel each layer got, in which layouts, and why others were refused."""
+    """The plan of a network: each layer's kernel and layouts, the others with their times, and why some were refused.
+
+    Times are those that `refstack tune` measured on this machine; `*` marks the kernel that the layer got.
+    """
+    from refstack.backends import rows
+    from refstack.benchmark import choices
     from refstack.benchmark.artifacts import source
     from refstack.compression.trained import under
+    from refstack.errors import UsageError
     from refstack.planner import plan
 
     whole = source(model, 0)
     graph, point = under(model, whole, technique, one_shot)
     if "drawn" in (whole.meta.get("technique"), graph.meta.get("technique")):
         say(f"{model if point is None else point.name}: weights drawn at random, no checkpoint is there")
-    made = plan(graph, batch, words(backends) or [], threads)
-    refusals = {name: choice.refusals for name, choice in made.choices.items()}
-    show(
-        [
-            {
-                "layer": step.node.name,
-                "case": step.case.word,
-                "kernel": step.kernel.name,
-                "layouts": " > ".join(_layouts(step.kernel, step.node.op)),
-                "refused": [f"{name.rpartition('.')[2]}: {why}" for name, why in refusals.get(step.node.name, ())],
-            }
-            for step in made.steps
-        ],
-        format,
-    )
+    used = words(backends)
+    if not used:
+        raise UsageError("explain: --backends names none, wanted for example openmp,numpy")
+    kernels = rows(used)
+    kept = choices.kept(used[0], threads) if tuned else {}
+    made = plan(graph, batch, used, threads, choices.better(kept))
+    found = [_explained(step, made.choices.get(step.node.name), kernels, kept) for step in made.steps]
+    show(found if format is View.json else [_shown(each) for each in found], format)
     say(
         f"{len(made.steps)} steps, segments: {len(made.segments)}; arena {made.arena_bytes / 1e6:.2f} MB, "
         f"packed weights {made.weight_bytes / 1e6:.2f} MB"
     )
+    timed = sum(each["case"] in kept for each in found)
+    if timed:
+        say(f"{timed} layers have times of this machine, {made.tuned} have another kernel because of them")
+    elif tuned:
+        say("no times of this machine and build are kept: `refstack tune` measures them")
+
+
+def _explained(step: Step, choice: Choice | None, rows: Sequence[Kernel], kept: Mapping[str, Found]) -> dict[str, Any]:
+    """One step; candidates are the rows of its backend that can run it, with us where they were measured. What tuning
+    left out since it was wrong is refused."""
+    from refstack.kernels import candidates
+
+    case = step.case
+    found = kept.get(case.word)
+    able = [row.name for row in candidates(case, rows)[0] if row.backend == step.kernel.backend]
+    return {
+        "layer": step.node.name,
+        "case": case.word,
+        "kernel": step.kernel.name,
+        "layouts": " > ".join(_layouts(step.kernel, step.node.op)),
+        "candidates": {name: found.times_us.get(name) if found else None for name in able},
+        "refused": [
+            f"{name.rpartition('.')[2]}: {why}"
+            for name, why in (*(found.left_out.items() if found else ()), *(choice.refusals if choice else ()))
+        ],
+    }
+
+
+def _shown(each: dict[str, Any]) -> dict[str, Any]:
+    """The same, short enough for a table."""
+    candidates = [
+        f"{'*' if name == each['kernel'] else ' '} {name.rpartition('.')[2]}" + ("" if us is None else f" {us:.4g} us")
+        for name, us in each["candidates"].items()
+    ]
+    return {**each, "candidates": candidates}
 
 
 def _layouts(kernel: Kernel, op: Op) -> tuple[str, str]:

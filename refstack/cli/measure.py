@@ -16,6 +16,7 @@ from refstack.cli.options import (
     OneShot,
     Technique,
     Threads,
+    Tuned,
     View,
     best_backend,
     data_set,
@@ -57,6 +58,7 @@ def bench(
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing journal aside and measure all.")] = False,
     one_shot: OneShot = False,
+    tuned: Tuned = True,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of timing, and of drawn weights.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Time every layer instead, beside the roofs.")] = False,
     view: Annotated[BenchView, typer.Option("--format", "-f", help="What goes to stdout.")] = BenchView.table,
@@ -68,13 +70,13 @@ def bench(
 
     counts = numbers(threads, "--threads")
     if profile:
-        _profile(words(models), words(techniques), words(backends), counts, batch, one_shot, seed, view)
+        _profile(words(models), words(techniques), words(backends), counts, batch, one_shot, seed, tuned, view)
         return
     try:
         with Shown() as report:
             rows = run(
                 words(models), words(techniques), words(backends), counts, batch, data, quick, output, seed, fresh,
-                one_shot, report=report,
+                one_shot, tuned, report=report,
             )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted: what was finished is in {output}; the same command goes on from there")
@@ -94,6 +96,7 @@ def _profile(
     batch: int,
     one_shot: bool,
     seed: int,
+    tuned: bool,
     view: BenchView,
 ) -> None:
     """One table of layers for each combination, in this process."""
@@ -102,7 +105,8 @@ def _profile(
 
     if view not in (BenchView.table, BenchView.json):
         raise UsageError(f"--profile: --format is {view.value}, wanted table or json")
-    found = networks(models, techniques, backends or [best_backend(None)], threads or [1], batch, one_shot, seed)
+    used, counts = backends or [best_backend(None)], threads or [1]
+    found = networks(models, techniques, used, counts, batch, one_shot, seed, tuned)
     every = []
     for title, roof, steps in found:
         lines = [step.against(roof) for step in steps]
@@ -127,17 +131,22 @@ def evaluate(
     threads: Threads = 1,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", help="Only so many images, classes taking turns.")] = None,
+    tuned: Tuned = True,
     format: Format = View.table,
 ) -> None:
     """Count the images a network gets right, and list those on which it departs from the recorded predictions."""
     from dataclasses import asdict
 
     from refstack import datasets
+    from refstack.benchmark import choices
     from refstack.evaluation import evaluate as run
 
     graph = network(model, technique, one_shot)
     dataset = datasets.load(data_set(data))
-    found = [run(graph, dataset, backend, threads, batch, limit) for backend in words(best_backend(backends)) or []]
+    found = [
+        run(graph, dataset, backend, threads, batch, limit, choices.tuned(backend, threads) if tuned else None)
+        for backend in words(best_backend(backends)) or []
+    ]
     records = [
         {
             "model": model,
@@ -174,12 +183,15 @@ def classify(
     backend: Backend = None,
     threads: Threads = 1,
     top: Annotated[int, typer.Option("--top", help="How many classes.")] = 5,
+    tuned: Tuned = True,
     format: Format = View.table,
 ) -> None:
     """The most likely classes of a picture."""
     from refstack import datasets
+    from refstack.benchmark import choices
     from refstack.evaluation import classify as run
 
-    pixels = datasets.load_image(image)
-    guesses = run(network(model, technique, one_shot), pixels, best_backend(backend), threads, top)
+    pixels, used = datasets.load_image(image), best_backend(backend)
+    kernels = choices.tuned(used, threads) if tuned else None
+    guesses = run(network(model, technique, one_shot), pixels, used, threads, top, kernels)
     show([{"class": name, "probability": round(p, 6)} for name, p in guesses], format, ["probability"])

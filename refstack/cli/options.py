@@ -22,6 +22,7 @@ OneShot = Annotated[bool, typer.Option("--one-shot", help="Compress here, withou
 Backend = Annotated[
     str | None, typer.Option("--backend", "-b", help="openmp, blas or numpy; default: the best that runs here.")
 ]
+Tuned = Annotated[bool, typer.Option("--tuning/--no-tuning", help="Use the kernels that `refstack tune` chose here.")]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of one run.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder or archive of images; default: what `refstack data fetch` got.")
