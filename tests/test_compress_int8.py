@@ -161,7 +161,7 @@ def test_int8_of_a_trained_point(tmp_path: Path) -> None:
     assert {node.weight.format for node in graph if node.weight is not None} == {"int8", "ternary8", "dense"}
     rs.save(graph, tmp_path / "m.safetensors")
     assert rs.load(tmp_path / "m.safetensors").sha256() == graph.sha256()
-    with pytest.raises(UsageError, match="unknown technique 'tenary'; .* did you mean mobilenet/ternary"):
+    with pytest.raises(UsageError, match=r"unknown technique 'tenary'; .* did you mean mobilenet/ternary"):
         under("mobilenet", rs.load("mobilenet"), "tenary+int8")
 
 

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_info
 
 import refstack as rs
 from refstack.backends import Step, backend
-from refstack.formats import Array
+from refstack.formats import INTEGER, Array
 from refstack.graph import Graph
 from refstack.kernels import Kernel
 from refstack.models import zoo
@@ -39,7 +39,7 @@ THREADS = sorted({1, 2, 3, 5, CORES, 2 * CORES})
 OFFSETS = (0, 1, 5, 15)
 """Elements by which arrays miss a cache line: of float32, 4, 20 and 60 bytes; of int8, single bytes."""
 
-FILLS = {"int8": "integer"}
+FILLS = dict.fromkeys(INTEGER, "integer")
 
 
 def difference(row: Kernel, seed: int) -> tuple[str, int]:

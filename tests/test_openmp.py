@@ -13,7 +13,7 @@ import pytest
 
 from refstack import ops
 from refstack.backends import Step, openmp
-from refstack.formats import FORMATS, Array, Dense, Int8, Quant, Weight
+from refstack.formats import FORMATS, INTEGER, Array, Dense, Int8, Quant, Weight
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Reorder, layout_block, layout_shape
 from refstack.reference import layer
@@ -96,7 +96,7 @@ def cases(op: str, format: str) -> Iterator[Case]:
     if op == "conv2d" or op == "linear":
         for shape, each in CONVOLUTIONS if op == "conv2d" else LINEARS:
             for density in (1.0, 0.25) if format in ("csr", "bsr", "ternary") else (1.0,):
-                for output in ("float32", "int8") if format == "int8" else ("float32",):
+                for output in ("float32", "int8") if format in INTEGER else ("float32",):
                     yield Case(each, format, (shape,), density, output, bias=shape[0] == 1)
     elif op in ("maxpool", "avgpool"):
         for shape, kernel, stride, padding in WINDOWS:
@@ -132,7 +132,7 @@ def matrix(rng: np.random.Generator, case: Case, integer: bool) -> Array:
     shape = case.op.weight_shape(*case.inputs)
     assert shape is not None
     values = rng.integers(-4, 5, shape).astype(np.float32) if integer else rng.standard_normal(shape).astype(np.float32)
-    if case.format == "ternary":
+    if case.format in ("ternary", "ternary8"):
         values = np.where(values > 0, np.float32(3 if integer else 0.71), np.float32(-2 if integer else -0.53))
     return np.asarray(values * (rng.random(shape) < case.density), np.float32)
 
@@ -152,15 +152,16 @@ def node(rng: np.random.Generator, case: Case, integer: bool) -> Node:
         return Node("node", case.op, names, Dense(draw()[:, None]), draw(), draw(), np.abs(draw()))
     w = matrix(rng, case, integer)
     weight: Weight = FORMATS[case.format].encode(w)
-    if case.format == "int8":
+    if isinstance(weight, Int8):
         output = Quant(1.0 + float(np.abs(w).max()) * 2.3, int(rng.integers(-128, 128)))
-        weight = Int8.encode(w, Quant(0.11, int(rng.integers(-128, 128))), output if case.output == "int8" else None)
+        grid = output if case.output == "int8" else None
+        weight = type(weight).encode(w, Quant(0.11, int(rng.integers(-128, 128))), grid)
     return Node("node", case.op, names, weight, draw() if case.bias else None)
 
 
 def inputs(rng: np.random.Generator, case: Case, integer: bool) -> tuple[Array, ...]:
     """Images: int8 for integer kernels, whole numbers or normal ones otherwise."""
-    if case.format == "int8":
+    if case.format in INTEGER:
         return tuple(rng.integers(-128, 128, shape).astype(np.int8) for shape in case.inputs)
     draw = (lambda shape: rng.integers(-8, 9, shape)) if integer else rng.standard_normal
     return tuple(draw(shape).astype(np.float32) for shape in case.inputs)
@@ -265,7 +266,7 @@ def test_integers_are_exact(kernel: Kernel) -> None:
         y = execute(kernel, made, case, xs, threads=1 + seed % 3)
         if not kernel.exact:
             assert (np.abs(y - expected(made, case, xs)) <= bound(made, case, xs)).all(), case.word
-        elif case.format == "int8":
+        elif case.format in INTEGER:
             np.testing.assert_array_equal(y, layer(made, *xs) if case.op.name != "reorder" else xs[0], case.word)
         else:
             np.testing.assert_array_equal(y, expected(made, case, xs).astype(y.dtype), case.word)
@@ -273,7 +274,7 @@ def test_integers_are_exact(kernel: Kernel) -> None:
     assert compared > 0, f"no case of the list suits {kernel.name}"
 
 
-@pytest.mark.parametrize("kernel", [k for k in ROWS if k.format != "int8"], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", [k for k in ROWS if k.format not in INTEGER], ids=lambda kernel: kernel.name)
 def test_reals_stay_in_their_bound(kernel: Kernel) -> None:
     compared = 0
     for seed, case in enumerate(able(kernel)):

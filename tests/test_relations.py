@@ -17,7 +17,7 @@ from relations import RELATIONS, applies, on_filters, violation, with_op
 from sides import Inputs, Prepared, Runner
 
 from refstack import ops
-from refstack.formats import Array, Csr
+from refstack.formats import INTEGER, Array, Csr
 from refstack.graph import Node
 from refstack.kernels import Kernel
 from refstack.reference import layer
@@ -31,7 +31,7 @@ PAIRS = [(name, row) for name in RELATIONS for row in ROWS if applies(name, row.
 
 def problem_of(row: Kernel, seed: int, name: str, most: float = np.inf) -> Problem:
     """A drawn problem for a relation: integers or, if the seed is odd, real numbers; at most so many numbers."""
-    word = "normal" if seed % 2 and row.format != "int8" else "integer"
+    word = "normal" if seed % 2 and row.format not in INTEGER else "integer"
     for attempt in range(100):
         problem = draw(row, Seeded(seed, attempt, zlib.crc32(f"{name} {row.name}".encode())), word)
         assert problem is not None, f"{row.name} takes no drawn problem"

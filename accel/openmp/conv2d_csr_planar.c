@@ -10,15 +10,16 @@
    Where a map has few vectors, SETS of accumulators take every SETS-th weight: T sums alone would wait for themselves.
    The loops around it are in rs_planar.h.
 
-   Reads      x nchw;  pack[0] ends (rs_planar.h), pack[1] offsets int32 (nnz,), pack[2] values float32 (nnz,),
-              pack[3] int64 {blocks};  bias (k,)
+   Reads      x nchw;  pack[0] ends (rs_planar.h), pack[1] offsets uint16 (nnz,), pack[2] values float32 (nnz,),
+              pack[3] int64 {channels in a block};  bias (k,)
    Writes     y nchw
-   Scratch    planes of one image
+   Scratch    on the stack: planes of one tile and block of channels
    Cost       n*p*q * nnz multiply-adds; the loads of pixels bound it */
 #include "rs_planar.h"
 
 RS_INLINE void filter(const rs_job *t, int64_t pixel, const int T, const int SETS) {
-    const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry, *offset = t->a->pack[1];
+    const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry;
+    const uint16_t *offset = t->a->pack[1];
     const float *x = t->planes + pixel, *value = t->a->pack[2];
     rs_vec acc[4][RS_TILE];
     RS_UNROLL for (int i = 0; i < T; i++) acc[0][i] = rs_begin(t, pixel, i, T);
@@ -46,7 +47,8 @@ RS_INLINE void filter(const rs_job *t, int64_t pixel, const int T, const int SET
     typedef float rs_float##W __attribute__((vector_size(4 * W)));                                                 \
     typedef float rs_float##W##_any __attribute__((vector_size(4 * W), aligned(4), may_alias));                    \
     RS_INLINE void small_##W(const rs_job *t) {                                                                    \
-        const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry, *offset = t->a->pack[1];                  \
+        const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry;                                          \
+        const uint16_t *offset = t->a->pack[1];                                                                    \
         const float *x = t->planes, *value = t->a->pack[2];                                                        \
         rs_float##W acc[SETS][T] = {{{0}}};                                                                        \
         int64_t e = ends[0];                                                                                       \
@@ -73,10 +75,7 @@ static void eight(const rs_job *t, int64_t pixel) { filter(t, pixel, 8, 1); }
 static void four(const rs_job *t, int64_t pixel) { filter(t, pixel, 4, 2); }
 static void two(const rs_job *t, int64_t pixel) { filter(t, pixel, 2, 4); }
 static void one(const rs_job *t, int64_t pixel) {
-    if (t->pixels == 4) small_4(t);
-#if RS_V == 16
-    else if (t->pixels == 16) small_8(t);
-#endif
+    if (t->a->p * t->a->q == 4) small_4(t);
     else filter(t, pixel, 1, 4);
 }
 

@@ -18,8 +18,8 @@
    Writes     y nchw<V>c, int8 or float32
    Scratch    one image, x + 128
    Threads    one block of output channels at a time, for all images
-   Cost       n*k*c * (100 or 16) multiply-adds, 4*V an instruction with VNNI; at n = 1 the weights' bandwidth bounds it:
-              a byte each, or a quarter of one */
+   Cost       n*k*c * (100 or 16) multiply-adds, 4*V an instruction with VNNI; at n = 1 the weights' bandwidth bounds
+              it: a byte each, or a quarter of one */
 #include "rs_int8.h"
 
 #if RS_V == 16

@@ -5,17 +5,17 @@
    As conv2d_csr_planar.c, but a stored weight is an offset and no value: filter k has in block b first its positive
    taps, ends[..] to middles[..], then its negative ones, middles[..] to ends[.. + 1].
 
-   Reads      x nchw;  pack[0] ends (rs_planar.h), pack[1] offsets int32 (nnz,), pack[2] middles int32 (blocks*k,),
-              pack[3] int64 {blocks}, pack[4] float32 {positive, negative};  bias (k,)
+   Reads      x nchw;  pack[0] ends (rs_planar.h), pack[1] offsets uint16 (nnz,), pack[2] middles int32 (blocks*k,),
+              pack[3] int64 {channels in a block}, pack[4] float32 {positive, negative};  bias (k,)
    Writes     y nchw
-   Scratch    planes of one image
+   Scratch    on the stack: planes of one tile and block of channels
    Cost       n*p*q * nnz additions; the loads of pixels bound it */
 #include "rs_planar.h"
 
 /* sum[i] = the planes at offsets begin .. end, added up by SETS sums of their own for each vector. */
 RS_INLINE void add_up(const rs_job *t, const float *x, int64_t e, int64_t end, rs_vec *sum, const int T,
                       const int SETS) {
-    const int32_t *offset = t->a->pack[1];
+    const uint16_t *offset = t->a->pack[1];
     rs_vec acc[4][RS_TILE];
     RS_UNROLL for (int j = 0; j < SETS; j++) RS_UNROLL for (int i = 0; i < T; i++) acc[j][i] = (rs_vec){0};
     for (; e + SETS <= end; e += SETS)

@@ -2,8 +2,9 @@
 
        q = clamp(round_half_even(x / scale) + zero_point, -128, 127)   in double;  NaN, which has no place, gives -128
 
-   Double precision and its division are slow, so x / scale is first taken as float(x * (1 / scale)). Below 2^9 that is off
-   by less than 2^-13, which matters only where the quotient lies next to a half: a vector with such a lane is divided.
+   Double precision and its division are slow, so x / scale is first taken as float(x * (1 / scale)). Below 2^9 that is
+   off by less than 2^-13, which matters only where the quotient lies next to a half: a vector with such a lane is
+   divided.
    So is everything where 1 / scale comes near the ends of what float holds.
 
    Reads      x float32 in any layout;  pack[0] double {scale};  pack[1] int64 {zero_point}

@@ -1,7 +1,7 @@
 /* A vector of weights from half precision: widened without rounding, so what follows is dense arithmetic.
 
-   Stored     bit   15 | 14 .. 10 | 9 .. 0          (-1)^sign * 2^(exponent - 15) * 1.fraction; exponent 0: 2^-14 * 0.fraction
-                  sign | exponent | fraction        Infinities and NaN are no weights (formats/half.py). */
+   Stored     bit   15 | 14 .. 10 | 9 .. 0          (-1)^sign * 2^(exponent - 15) * 1.fraction, and for exponent 0
+                  sign | exponent | fraction        2^-14 * 0.fraction; infinities and NaN are no weights */
 #ifndef RS_HALF_H
 #define RS_HALF_H
 

@@ -1,20 +1,20 @@
-/* The loops around a sparse filter: channels in blocks, tiles of pixels, chunks of filters.
+/* The loops around a sparse filter: tiles of pixels, chunks of filters, channels in blocks.
 
-   Channels come in blocks whose planes (rs_planes.h) fit the first cache: all filters of a chunk use a block before the
-   next one is touched, and their unfinished sums wait in y.
+   Channels come in blocks whose planes (rs_planes.h) for one tile fit the first cache: all filters of a chunk use a
+   block before the next one is made, and their unfinished sums wait in y.
 
        pack[0]   ends int32 (blocks*k + 1,): the stored weights of filter k in channel block b are those from
                  ends[b*k + k] to ends[b*k + k + 1]
-       pack[3]   int64 {blocks}
-       Threads   (tile of pixels, chunk of filters) in that order */
+       pack[1]   offsets uint16 (nnz,): where the pixels of a weight start in the planes of its block
+       pack[3]   int64 {channels in a block}
+       Threads   (image, tile of pixels, chunk of filters) in that order; each makes its own planes */
 #ifndef RS_PLANAR_H
 #define RS_PLANAR_H
 
 #include "rs_planes.h"
 
-enum { RS_TILE = 8 };
-
-/* One tile of one filter in one block of channels. The first block starts from the bias, the last one activates. */
+/* One tile of one filter in one block of channels. The first block starts from the bias, the last one activates.
+   Planes, y and pixels (how many are left) are those from the tile's first pixel on. */
 typedef struct {
     const rs_args *a;
     const float *planes;
@@ -40,23 +40,26 @@ RS_INLINE void rs_end(const rs_job *t, int64_t pixel, int i, const int T, rs_vec
 
 /* The whole layer, by functions for 8, 4, 2 and 1 vectors of pixels. */
 RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs_filter *two, rs_filter *one) {
-    const int64_t blocks = *(const int64_t *)a->pack[3], pixels = a->p * a->q, vectors = rs_ceil(pixels, RS_V);
-    const int64_t tiles = rs_ceil(vectors, RS_TILE);
-    /* one chunk of filters for each thread where tiles alone do not share out evenly: every chunk brings the blocks of
-       channels into its cache anew. How filters are dealt out changes no sum. */
-    const int64_t chunks = tiles % rs_threads() ? rs_threads() : 1, size = rs_ceil(a->k, chunks);
-    for (int64_t n = 0; n < a->n; n++) {
-        const float *planes = rs_make_planes(a, n);
-#pragma omp for collapse(2) schedule(static)
+    const int64_t pixels = a->p * a->q, vectors = rs_ceil(pixels, RS_V), tiles = rs_ceil(vectors, RS_TILE);
+    const int64_t size = *(const int64_t *)a->pack[3];
+    const rs_planes m = rs_planes_of(a);
+    /* one chunk of filters for each thread where tiles alone do not share out evenly: every chunk makes the planes
+       anew. How filters are dealt out changes no sum. */
+    const int64_t chunks = a->n * tiles % rs_threads() ? rs_threads() : 1, share = rs_ceil(a->k, chunks);
+    _Alignas(64) float buffer[RS_ROOM + (RS_TILE + 1) * RS_V];
+#pragma omp for collapse(3) schedule(static)
+    for (int64_t n = 0; n < a->n; n++)
         for (int64_t tile = 0; tile < tiles; tile++)
             for (int64_t chunk = 0; chunk < chunks; chunk++) {
-                const int64_t left = rs_min(RS_TILE, vectors - tile * RS_TILE);
-                rs_job t = {.a = a, .planes = planes, .pixels = pixels};
-                for (int64_t block = 0; block < blocks; block++) {
-                    t.first = block == 0, t.last = block == blocks - 1;
-                    for (t.k = chunk * size; t.k < rs_min(a->k, (chunk + 1) * size); t.k++) {
-                        t.entry = block * a->k + t.k, t.y = (float *)a->y + (n * a->k + t.k) * pixels;
-                        int64_t pixel = tile * RS_TILE * RS_V;
+                const int64_t left = rs_min(RS_TILE, vectors - tile * RS_TILE), start = tile * RS_TILE * RS_V;
+                const int64_t row = m.direct ? 0 : start / a->q, k_end = rs_min(a->k, (chunk + 1) * share);
+                rs_job t = {.a = a, .pixels = pixels - start};
+                for (int64_t c = 0; c < a->c; c += size) {
+                    t.first = c == 0, t.last = c + size >= a->c;
+                    t.planes = rs_make_planes(a, &m, n, c, rs_min(a->c, c + size), row, buffer) + start - row * a->q;
+                    for (t.k = chunk * share; t.k < k_end; t.k++) {
+                        t.entry = c / size * a->k + t.k, t.y = (float *)a->y + (n * a->k + t.k) * pixels + start;
+                        int64_t pixel = 0;
                         if (left == RS_TILE) eight(&t, pixel);
                         else {
                             if (left & 4) four(&t, pixel), pixel += 4 * RS_V;
@@ -66,7 +69,6 @@ RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs
                     }
                 }
             }
-    }
 }
 
 #endif

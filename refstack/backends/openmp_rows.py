@@ -76,9 +76,15 @@ def channels_at_least(least: int) -> Need:
     return need
 
 
-def offsets_fit(case: Case) -> str | None:
-    numbers = planes(1, case) // 4
-    return None if numbers < 2**31 else f"the planes hold {numbers} numbers, this kernel counts them in int32"
+def planes_fit(v: int) -> Need:
+    def need(case: Case) -> str | None:
+        planes = packing.Planes.of(v, case)
+        most = 2**16 if planes.direct else packing.ROOM
+        if planes.channel <= most:
+            return None
+        return f"the planes of a channel are {planes.channel} numbers, this kernel has room for {most}"
+
+    return need
 
 
 def density_at_most(most: float) -> Need:
@@ -165,14 +171,6 @@ def offset_vectors(case: Case) -> int:
     """The inputs of an int8 linear layer, each rounded up to four bytes."""
     n, c = case.inputs[0]
     return n * -(-c // 4) * 4
-
-
-def planes(v: int, case: Case) -> int:
-    """One image as rs_planes.h lays it out, and a vector that may be read behind it."""
-    op, (_, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
-    if op.kernel == op.stride == (1, 1) and not any(op.padding) and h * w % v == 0:
-        return 0
-    return 4 * (c * packing.Planes.of(case).channel + v)
 
 
 def rows(backend: str, v: int) -> tuple[Kernel, ...]:
@@ -262,8 +260,7 @@ def _half(v: int) -> tuple[Kernel, ...]:
 def _csr(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
-             needs=(offsets_fit,), pack=partial(packing.csr_planar, v), scratch=partial(planes, v),
-             blocks=(v, 2, 4, 8)),
+             needs=(planes_fit(v),), pack=partial(packing.csr_planar, v), blocks=(v, 2, 4, 8)),
         _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),
     )  # fmt: skip
 
@@ -275,8 +272,8 @@ def _ternary(v: int) -> tuple[Kernel, ...]:
         _row("conv2d.ternary.depthwise", "conv2d_dense_depthwise", "decoded: few weights, so their bytes do not matter",
              pack=partial(packing.depthwise, v), **_depthwise(v) | {"nonfinite": "spreads"}),
         _row("conv2d.ternary.planar", "conv2d_ternary_planar", "two lists of taps, no multiplications",
-             needs=(offsets_fit, density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
-             scratch=partial(planes, v), blocks=(v, 2, 4, 8)),
+             needs=(planes_fit(v), density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
+             blocks=(v, 2, 4, 8)),
         _row("conv2d.ternary.stem", "conv2d_ternary_blocked", "register tiles from 2-bit codes; few plain channels in",
              pack=partial(packing.ternary_blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
         _row("conv2d.ternary.blocked", "conv2d_ternary_blocked", "register tiles from 2-bit codes",

@@ -5,7 +5,8 @@ A pack is a dict in a fixed order: "bias" goes to rs_args.bias, the rest to rs_a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -154,59 +155,87 @@ def depthwise(v: int, node: Node, case: Case) -> Packed:
     return {"bias": bias(node, case.shape[1], v), "weights": contiguous(weights)}
 
 
+TILE = 8  # vectors of pixels in a tile: rs_planes.h
+ROOM = 32768  # numbers in a thread's buffer
+UNFOLD = 1024  # numbers of one channel's planes that may be unfolded
+
+
 @dataclass(frozen=True)
 class Planes:
-    """The geometry of rs_planes.h: [c][row mod st][s][rows][q]."""
+    """The geometry of rs_planes.h: [c][row mod st][s][rows][q] of a tile, or [c][r][s][v]; `direct` is the image."""
 
     op: Conv2d
     rows: int
     q: int
+    v: int
+    direct: bool
+    unfolded: bool
 
     @classmethod
-    def of(cls, case: Case) -> Planes:
+    def of(cls, v: int, case: Case) -> Planes:
         op, (_, _, p, q) = cast(Conv2d, case.op), case.shape
-        return cls(op, p + (op.kernel[0] - 1) * op.dilation[0] // op.stride[0], q)
+        direct = op.kernel == op.stride == (1, 1) and not any(op.padding) and p * q % v == 0
+        rows, span = p, TILE * v
+        if p * q > span and not direct:
+            rows = min(p, (span + q - 2) // q + 1 if span % q else span // q)
+        rows += (op.kernel[0] - 1) * op.dilation[0] // op.stride[0]
+        folded = cls(op, rows, q, v, direct, False)
+        return replace(folded, unfolded=p * q == v and not direct and folded.channel <= UNFOLD)
 
     @property
     def channel(self) -> int:
         """Numbers from one channel to the next."""
-        return self.op.stride[0] * self.op.kernel[1] * self.rows * self.q
+        r, s = self.op.kernel
+        return r * s * self.v if self.unfolded else self.op.stride[0] * s * self.rows * self.q
 
     def offsets(self, columns: Array) -> Array:
         """Where the pixels of a column (c, r, s) start."""
         c, tap = np.divmod(columns.astype(np.int64), self.op.kernel[0] * self.op.kernel[1])
+        if self.unfolded:
+            return c * self.channel + tap * self.v
         r, s = np.divmod(tap, self.op.kernel[1])
         down, residue = np.divmod(r * self.op.dilation[0], self.op.stride[0])
         return c * self.channel + ((residue * self.op.kernel[1] + s) * self.rows + down) * self.q
 
-    def touched(self, vectors: int, v: int) -> int:
+    def touched(self, vectors: int) -> int:
         """Bytes of one channel that a tile of so many vectors of pixels reads."""
-        (r, s), st = self.op.kernel, min(self.op.stride[0], self.op.kernel[0])
-        return 4 * min(self.channel, s * (st * vectors * v + (r - st) * self.q))
+        return 4 * min(self.channel, vectors * self.v if self.direct else self.channel)
 
 
-L1_BYTES = 30 * 1024  # of 32 KiB, the usual size
+def first_cache() -> int:
+    """Bytes of a core's first data cache, as the C library tells them; 32 KiB, the usual size, where it does not."""
+    try:
+        return max(os.sysconf("SC_LEVEL1_DCACHE_SIZE"), 0) or 32 * 1024
+    except (ValueError, OSError):
+        return 32 * 1024
+
+
+L1_BYTES = first_cache() - 4096  # the rest is for weights and sums on their way
 LEAST_RUN = 12  # stored weights of a filter in one block of channels, on average: fewer do not pay for its sums' way
 
 
 def block_of_channels(v: int, case: Case, nnz: int) -> int:
-    """Channels whose planes fit the first cache, unless filters would find too few stored weights in them."""
+    """Channels whose planes fit the first cache, unless filters would find too few stored weights in them; never more
+    than the buffer and offsets of 16 bits hold."""
     (_, c, _, _), (_, k, p, q) = case.inputs[0], case.shape
-    fit = L1_BYTES // Planes.of(case).touched(min(8, -(-p * q // v)), v)
-    return max(1, fit, LEAST_RUN * k * c // max(1, nnz))
+    planes = Planes.of(v, case)
+    fit = L1_BYTES // planes.touched(min(TILE, -(-p * q // v)))
+    most = min(c, (2**16 if planes.direct else ROOM) // planes.channel)
+    return min(most, max(1, fit, LEAST_RUN * k * c // max(1, nnz)))
 
 
 def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Packed, Array]:
     """Entries of a sparse matrix by block of channels, then row: their ends and offsets, and the order itself."""
     (_, c, _, _), (_, k, _, _), op = case.inputs[0], case.shape, cast(Conv2d, case.op)
-    columns = columns + rows // (k // op.groups) * (c // op.groups * op.kernel[0] * op.kernel[1])  # of all channels
+    taps = op.kernel[0] * op.kernel[1]
+    columns = columns + rows // (k // op.groups) * (c // op.groups * taps)  # of all channels
     size = block_of_channels(v, case, columns.size)
-    blocks = -(-c // size)
-    run = columns // (op.kernel[0] * op.kernel[1]) // size * k + rows
+    block, column = np.divmod(columns, size * taps)
+    run = block * k + rows
     order = np.argsort(run, kind="stable")
-    ends = np.searchsorted(run[order], np.arange(blocks * k + 1)).astype(np.int32)
-    offsets = Planes.of(case).offsets(columns)[order].astype(np.int32)
-    return {"ends": contiguous(ends), "offsets": contiguous(offsets), "blocks": integers(blocks)}, order
+    ends = np.searchsorted(run[order], np.arange(-(-c // size) * k + 1)).astype(np.int32)
+    offsets = Planes.of(v, case).offsets(column)[order].astype(np.uint16)
+    return {"ends": contiguous(ends), "offsets": contiguous(offsets), "size": integers(size)}, order
 
 
 def entries(node: Node) -> Csr:
@@ -225,7 +254,7 @@ def csr_planar(v: int, node: Node, case: Case) -> Packed:
     values = contiguous(weight.values[order])
     return {
         "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"], "values": values,
-        "blocks": sparse["blocks"],
+        "size": sparse["size"],
     }  # fmt: skip
 
 
@@ -240,7 +269,7 @@ def ternary_planar(v: int, node: Node, case: Case) -> Packed:
     middles = starts + before[stops] - before[starts]
     return {
         "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"],
-        "middles": middles.astype(np.int32), "blocks": sparse["blocks"], "scales": weight.scales,
+        "middles": middles.astype(np.int32), "size": sparse["size"], "scales": weight.scales,
     }  # fmt: skip
 
 
