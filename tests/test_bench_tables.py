@@ -32,7 +32,7 @@ def rows_for_views() -> list[dict[str, Any]]:
 def test_speedup_is_against_the_dense_row_of_the_same_backend() -> None:
     rows = rows_for_views()
     rows.append({**rows[1], "backend": "openmp"})
-    assert [row["speedup"] for row in tables.with_speedup(rows)] == [1.0, 2.0, None, None]
+    assert [row["speedup"] for row in tables.with_ratios(rows)] == [1.0, 2.0, None, None]
 
 
 @pytest.mark.parametrize("format", tables.FORMATS)

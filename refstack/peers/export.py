@@ -1,0 +1,82 @@
+"""The model that peers read, and how far off they may be.
+
+Peers get what is best for them: dense float32 whatever the format (ONNX has no other), batch-norm folded, the batch
+fixed. Their logits are held to the float64 reference's in root mean square:
+
+    float networks      4 * 32 times the error that the float32 reference makes on the same images
+    int8 networks       the error that rounding activations to 8 bits makes
+
+4 is what another order of summation may lose, 32 what Winograd's transforms may (compare.py). Numbers rounded to half
+precision or TF32 are off by 650 times the float32 error and more (docs/peers.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from refstack import checkpoint
+from refstack.compare import WORSE, WORSE_BY
+from refstack.contract import U
+from refstack.errors import BackendUnavailable
+from refstack.formats import Array, Dense, Int8
+from refstack.graph import INPUT, Graph, Node
+from refstack.ops import Quantize
+from refstack.passes import prepare
+from refstack.reference import run
+
+ALLOWED = WORSE * WORSE_BY["winograd4"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One network for the peers: its ONNX file, the root mean square error allowed, whether it computes in int8."""
+
+    path: Path
+    limit: float
+    integers: bool
+
+
+def export(files: Mapping[str, str]) -> Model:
+    """Write a network as peers get it, beside its file.
+
+    Args        files   of one artifact: graph (.safetensors), input, oracle (.npy)
+    Raises      BackendUnavailable  no onnx here        FormatError     ONNX cannot hold it
+    """
+    try:
+        from refstack import onnx_graph
+    except ImportError as error:
+        raise BackendUnavailable(f'onnx cannot be imported ({error}): pip install "refstack-engine[peers]"') from None
+    graph, path = checkpoint.load(files["graph"]), Path(files["graph"]).with_suffix(".onnx")
+    x, oracle = (np.load(files[name], allow_pickle=False) for name in ("input", "oracle"))
+    integers = any(isinstance(node.weight, Int8) for node in graph)
+    plain = unrounded(graph)
+    limit = rms(run(plain, x.astype(np.float64)) - oracle) if integers else ALLOWED * float32_error(plain, x, oracle)
+    path.write_bytes(onnx_graph.network(graph if integers else prepare(plain), len(x)).SerializeToString())
+    return Model(path, limit, integers)
+
+
+def unrounded(graph: Graph) -> Graph:
+    """The same network with dense float32 weights, and without the steps that round values to int8."""
+    renamed = {INPUT: INPUT}
+    nodes: list[Node] = []
+    for node in graph:
+        inputs = tuple(renamed[name] for name in node.inputs)
+        renamed[node.name] = inputs[0] if isinstance(node.op, Quantize) else node.name
+        if not isinstance(node.op, Quantize):
+            weight = node.weight and Dense.encode(node.weight.decode())
+            nodes.append(replace(node, inputs=inputs, weight=weight))
+    return graph.with_nodes(nodes)
+
+
+def float32_error(graph: Graph, x: Array, oracle: Array) -> float:
+    """What float32 itself loses, one rounding of the logits at least."""
+    return max(rms(run(graph, x) - oracle), U * rms(oracle))
+
+
+def rms(values: Array) -> float:
+    """Root of the mean of squares, in float64."""
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
