@@ -210,5 +210,5 @@ def test_int8_may_be_off_by_its_own_rounding(artifact: Callable[[str], Artifact]
     plain = unrounded(graph)
     assert model.integers
     assert rms(run(graph, x) - oracle) < model.limit
-    assert model.limit == pytest.approx(rms(run(plain, x.astype(np.float64)) - oracle), rel=1e-6)
-    assert model.limit < 0.1 * rms(oracle)
+    assert model.limit == pytest.approx(4 * rms(run(plain, x.astype(np.float64)) - oracle), rel=1e-6)
+    assert model.limit < 0.3 * rms(oracle)

@@ -26,7 +26,7 @@ def interpreter(peer: Peer) -> str | None:
 def make(peer: Peer, folder: Path) -> str:
     """Install a peer; what became of it, in words."""
     home = folder / peer.name
-    stamp, wanted = home / "requires", " ".join(peer.requires)
+    stamp, wanted = home / "requires", peer.install
     if stamp.exists() and stamp.read_text() == wanted:
         return "is there"
     python = interpreter(peer)
@@ -34,11 +34,12 @@ def make(peer: Peer, folder: Path) -> str:
         return f"left out: needs Python {'.'.join(map(str, peer.newest_python or ()))} or older"
     subprocess.run([python, "-m", "venv", "--clear", str(home)], check=True)
     command = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*command, *peer.requires], stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        shutil.rmtree(home)
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        return f"left out: {(errors or [done.stderr])[-1]}"
+    for what in (peer.requires, ("--no-deps", *peer.bare) if peer.bare else ()):
+        done = subprocess.run([*command, *what], stderr=subprocess.PIPE, text=True) if what else None
+        if done and done.returncode:
+            shutil.rmtree(home)
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            return f"left out: {(errors or [done.stderr])[-1]}"
     stamp.write_text(wanted)
     return "installed"
 

@@ -24,7 +24,7 @@ class Peer:
     """A runtime that others use.
 
     distributions   what must be installed; versions of all of them are part of a row's identity
-    requires        for pip
+    requires        for pip; `bare`: without what they require in turn
     settings        ways to run it, of which the one that is faster for a network is taken
     integers        whether it runs the int8 file as integers
     newest_python   the last one that it is built for; None: no limit known
@@ -35,6 +35,7 @@ class Peer:
     distributions: tuple[str, ...]
     requires: tuple[str, ...]
     settings: tuple[str, ...] = ("",)
+    bare: tuple[str, ...] = ()
     integers: bool = False
     newest_python: tuple[int, int] | None = None
     runtime: Path | None = None
@@ -47,7 +48,8 @@ class Peer:
     @property
     def install(self) -> str:
         """What a reader can type."""
-        return "pip install " + " ".join(f'"{each}"' if set(each) & set("<>=") else each for each in self.requires)
+        words = " ".join(f'"{each}"' if set(each) & set("<>=") else each for each in self.requires)
+        return f"pip install {words}" + "".join(f"; pip install --no-deps {each}" for each in self.bare)
 
     def python(self, folder: Path) -> Path:
         """The interpreter of its own environment, or the one that runs now."""
@@ -59,6 +61,8 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("onnxruntime", ("onnxruntime",), ("onnxruntime>=1.20",), integers=True),
+        Peer("mnn", ("MNN",), ("MNN>=3.0", "numpy"), ("winograd", "less winograd")),
+        Peer("ncnn", ("ncnn", "pnnx"), ("ncnn", "numpy"), ("winograd", "direct"), bare=("pnnx",)),
         Peer("openvino", ("openvino",), ("openvino>=2025.0",), integers=True),
     )
 }

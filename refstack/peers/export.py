@@ -4,10 +4,10 @@ Peers get what is best for them: dense float32 whatever the format (ONNX has no 
 fixed. Their logits are held to the float64 reference's in root mean square:
 
     float networks      4 * 32 times the error that the float32 reference makes on the same images
-    int8 networks       the error that rounding activations to 8 bits makes
+    int8 networks       4 times the error that rounding values to 8 bits makes
 
-4 is what another order of summation may lose, 32 what Winograd's transforms may (compare.py). Numbers rounded to half
-precision or TF32 are off by 650 times the float32 error and more (docs/peers.md).
+4 is what another order of summation may lose, or values that were rounded apart; 32 what Winograd's transforms may
+(compare.py). Half precision or TF32 is off by 650 times the float32 error and more (docs/peers.md).
 """
 
 from __future__ import annotations
@@ -48,14 +48,19 @@ def export(files: Mapping[str, str]) -> Model:
     """
     try:
         from refstack import onnx_graph
+        from refstack.peers.qdq import Form
     except ImportError as error:
         raise BackendUnavailable(f'onnx cannot be imported ({error}): pip install "refstack-engine[peers]"') from None
     graph, path = checkpoint.load(files["graph"]), Path(files["graph"]).with_suffix(".onnx")
     x, oracle = (np.load(files[name], allow_pickle=False) for name in ("input", "oracle"))
     integers = any(isinstance(node.weight, Int8) for node in graph)
     plain = unrounded(graph)
-    limit = rms(run(plain, x.astype(np.float64)) - oracle) if integers else ALLOWED * float32_error(plain, x, oracle)
-    path.write_bytes(onnx_graph.network(graph if integers else prepare(plain), len(x)).SerializeToString())
+    if integers:
+        limit = WORSE * rms(run(plain, x.astype(np.float64)) - oracle)
+    else:
+        limit = ALLOWED * float32_error(plain, x, oracle)
+    written = onnx_graph.network(graph, len(x), Form()) if integers else onnx_graph.network(prepare(plain), len(x))
+    path.write_bytes(written.SerializeToString())
     return Model(path, limit, integers)
 
 
