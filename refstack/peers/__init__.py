@@ -61,8 +61,21 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("onnxruntime", ("onnxruntime",), ("onnxruntime>=1.20",), integers=True),
-        Peer("mnn", ("MNN",), ("MNN>=3.0", "numpy"), ("winograd", "less winograd")),
-        Peer("ncnn", ("ncnn", "pnnx"), ("ncnn", "numpy"), ("winograd", "direct"), bare=("pnnx",)),
         Peer("openvino", ("openvino",), ("openvino>=2025.0",), integers=True),
+        Peer(
+            "litert",
+            ("ai-edge-litert", "tensorflow-cpu"),
+            ("ai-edge-litert>=2", "tensorflow-cpu>=2.19", "onnx>=1.17"),
+        ),
+        Peer("torch", ("torch",), ("torch>=2.6", "onnx>=1.17", "numpy"), ("compiled", "eager")),
+        Peer("ncnn", ("ncnn", "pnnx"), ("ncnn", "numpy"), ("winograd", "direct"), bare=("pnnx",)),
+        Peer("mnn", ("MNN",), ("MNN>=3.0", "numpy"), ("winograd", "less winograd")),
+        Peer(
+            "deepsparse",
+            ("deepsparse",),
+            ("deepsparse>=1.8,<1.9", "onnx<1.15", "numpy<2"),
+            integers=True,
+            newest_python=(3, 11),
+        ),
     )
 }

@@ -16,6 +16,9 @@ Reply = dict[str, Any]
 WORDS = 300
 """Letters of a runtime's error that a row repeats."""
 
+OVER, SLACK_NS = 1.2, 5_000_000
+"""Processors busy for each thread that was asked for, beside what a library does now and then."""
+
 
 class Session:
     """What the child holds between commands."""
@@ -41,7 +44,7 @@ class Session:
 
         baseline = memory_bytes("VmRSS")
         since = reset_peak()
-        self.np, self.wanted, self.limit = np, np.load(wanted, allow_pickle=False), limit
+        self.np, self.wanted, self.limit, self.threads = np, np.load(wanted, allow_pickle=False), limit, threads
         x = np.load(input, allow_pickle=False)
         module = _module(runtime)
         with _Told("cannot run the model"):
@@ -70,11 +73,14 @@ class Session:
         run, x, clock = self.run, self.x, time.perf_counter_ns
         for _ in range(warmup):
             run(x)
-        samples = []
+        samples, busy = [], time.process_time_ns()
         for _ in range(runs):
             start = clock()
             y = run(x)
             samples.append(clock() - start)
+        processors = (time.process_time_ns() - busy - SLACK_NS) / sum(samples)
+        if processors > OVER * self.threads:
+            raise CheckFailed(f"{processors:.1f} processors were busy, {self.threads} threads were asked for")
         self._check(y, "an output of the timed runs")
         return {"samples_ns": samples}
 
