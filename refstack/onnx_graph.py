@@ -49,7 +49,7 @@ class Writer:
         self.constants: list[TensorProto] = []
 
     def constant(self, name: str, values: Any) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))  # a scalar stays one
         return name
 
     def emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -247,13 +248,20 @@ class _Sweep:
 
 
 def _parts(todo: list[tuple[Cell, Artifact]]) -> list[list[tuple[Cell, Artifact]]]:
-    """As many cells together as memory holds children for."""
+    """As many cells together as memory holds children for; a technique is split only if it has to be."""
     if not todo:
         return []
     largest = max(artifact.facts["params"] for _, artifact in todo)
     each = CHILD_BYTES + BYTES_PER_PARAMETER * largest
     size = max(1, int(psutil.virtual_memory().available // 2 // each))
-    return [todo[i : i + size] for i in range(0, len(todo), size)]
+    parts: list[list[tuple[Cell, Artifact]]] = [[]]
+    for _, group in groupby(todo, key=lambda one: one[0].technique):
+        cells = list(group)
+        if len(parts[-1]) + len(cells) > size:
+            parts += [cells[i : i + size] for i in range(0, len(cells), size)]
+        else:
+            parts[-1] += cells
+    return [part for part in parts if part]
 
 
 def _judge(data: str | Path | None, quick: bool, report: Report) -> Dataset | None:

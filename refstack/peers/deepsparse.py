@@ -1,4 +1,4 @@
-"""DeepSparse, which skips the zeros of pruned weights. Its last release reads ONNX of 2021; these models fit that too."""
+"""DeepSparse, which skips zeros of pruned weights. Its last release reads ONNX of 2021, which these models fit too."""
 
 import os
 from collections.abc import Callable

@@ -4,7 +4,7 @@ Peers get what is best for them: dense float32 whatever the format (ONNX has no 
 fixed. Their logits are held to the float64 reference's in root mean square:
 
     float networks      4 * 32 times the error that the float32 reference makes on the same images
-    int8 networks       4 times the error that rounding values to 8 bits makes
+    int8 networks       4 times the error that rounding values to 8 bits makes (of more values in one form)
 
 4 is what another order of summation may lose, or values that were rounded apart; 32 what Winograd's transforms may
 (compare.py). Half precision or TF32 is off by 650 times the float32 error and more (docs/peers.md).
@@ -33,9 +33,9 @@ ALLOWED = WORSE * WORSE_BY["winograd4"]
 
 @dataclass(frozen=True)
 class Model:
-    """One network for the peers: its ONNX file, the root mean square error allowed, whether it computes in int8."""
+    """One network for the peers: ONNX files by form, root mean square error allowed, whether it computes in int8."""
 
-    path: Path
+    paths: dict[str, Path]
     limit: float
     integers: bool
 
@@ -48,20 +48,28 @@ def export(files: Mapping[str, str]) -> Model:
     """
     try:
         from refstack import onnx_graph
-        from refstack.peers.qdq import Form
+        from refstack.peers.qdq import Form, additions, rounded
     except ImportError as error:
         raise BackendUnavailable(f'onnx cannot be imported ({error}): pip install "refstack-engine[peers]"') from None
-    graph, path = checkpoint.load(files["graph"]), Path(files["graph"]).with_suffix(".onnx")
+    graph = checkpoint.load(files["graph"])
     x, oracle = (np.load(files[name], allow_pickle=False) for name in ("input", "oracle"))
     integers = any(isinstance(node.weight, Int8) for node in graph)
     plain = unrounded(graph)
     if integers:
-        limit = WORSE * rms(run(plain, x.astype(np.float64)) - oracle)
+        exact, further = x.astype(np.float64), additions(graph, x)
+        limit = WORSE * max(rms(other - oracle) for other in (run(plain, exact), rounded(graph, exact, further)))
+        forms = {"": Form({}), "int8 additions": Form(further)}
+        models = {
+            name: onnx_graph.network(graph, len(x), form) for name, form in forms.items() if form.further or not name
+        }
     else:
         limit = ALLOWED * float32_error(plain, x, oracle)
-    written = onnx_graph.network(graph, len(x), Form()) if integers else onnx_graph.network(prepare(plain), len(x))
-    path.write_bytes(written.SerializeToString())
-    return Model(path, limit, integers)
+        models = {"": onnx_graph.network(prepare(plain), len(x))}
+    paths = {}
+    for i, (form, model) in enumerate(models.items()):
+        paths[form] = Path(files["graph"]).with_suffix(f".{i}.onnx")
+        paths[form].write_bytes(model.SerializeToString())
+    return Model(paths, limit, integers)
 
 
 def unrounded(graph: Graph) -> Graph:

@@ -10,21 +10,27 @@ Values are uint8, int8 plus 128: after ReLU the zero point is 0, and processors 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from refstack import onnx_graph
+from refstack import onnx_graph, reference
+from refstack.compression.quantize import grid
 from refstack.formats import Array, Int8, Quant
-from refstack.graph import Node
+from refstack.graph import INPUT, Graph, Node
 from refstack.onnx_graph import Writer, window
-from refstack.ops import Conv2d, Linear, Quantize
+from refstack.ops import Add, Conv2d, Flatten, Linear, MaxPool2d, Quantize
 
 
 class Form:
-    """Writes one node after the other; remembers the grids that values lie on."""
+    """Writes one node after the other; remembers the grids that values lie on.
 
-    def __init__(self) -> None:
+    Args        further     grids of values that the network keeps in float32
+    """
+
+    def __init__(self, further: Mapping[str, Quant]) -> None:
+        self.further = further
         self.grids: dict[str, Quant] = {}
 
     def __call__(self, writer: Writer, node: Node) -> None:
@@ -48,11 +54,35 @@ class Form:
 
     def _grid(self, node: Node) -> Quant | None:
         """Of its value; None if that stays float."""
+        if node.name in self.further:
+            return self.further[node.name]
         if isinstance(node.op, Quantize):
             return Quant(node.op.scale, node.op.zero_point)
         if isinstance(node.weight, Int8):
             return node.weight.output
-        return self.grids.get(node.inputs[0])  # max-pool and flatten move numbers
+        return self.grids.get(node.inputs[0]) if isinstance(node.op, MaxPool2d | Flatten) else None
+
+
+def additions(graph: Graph, x: Array) -> dict[str, Quant]:
+    """Grids by which additions and what they add are int8 as well, with ranges from `x`; empty where there are none.
+
+    refstack keeps them in float32 (docs/decisions/0002). ONNX Runtime and DeepSparse have integer kernels only for
+    layers whose output is rounded too, so for them this is the faster form.
+    """
+    added = {name for node in graph if isinstance(node.op, Add) for name in (node.name, *node.inputs)}
+    values = reference.trace(graph, x) if added else {}
+    return {node.name: grid(values[node.name]) for node in graph if node.name in added}
+
+
+def rounded(graph: Graph, x: Array, further: Mapping[str, Quant]) -> Array:
+    """The network's output when those values are rounded as well, in x's own precision."""
+    values = {INPUT: x}
+    for node in graph:
+        y = reference.layer(node, *(values[name] for name in node.inputs))
+        if at := further.get(node.name):
+            y = (at.scale * (at.quantize(y).astype(x.dtype) - at.zero_point)).astype(x.dtype)
+        values[node.name] = y
+    return values[graph.output]
 
 
 def layer(writer: Writer, node: Node, weight: Int8) -> None:

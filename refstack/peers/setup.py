@@ -71,14 +71,16 @@ class Field:
         model = self._model(files)
         if model.integers and not peer.integers:
             raise Skipped(f"{name} makes int8 networks by its own rules alone, and that would be another network")
-        load: dict[str, Any] = {
-            "runtime": str(peer.file), "model": self._convert(peer, model), "input": files["input"],
-            "wanted": files["oracle"], "limit": model.limit, "threads": threads,
-        }  # fmt: skip
-        setting = self._fastest(peer, load)
-        facts = {"peer": self.versions[name], "peer_setting": setting or None, **_stored(Path(load["model"]))}
+        common = {"input": files["input"], "wanted": files["oracle"], "limit": model.limit, "threads": threads}
+        ways: dict[str, dict[str, Any]] = {}
+        for form, path in model.paths.items():
+            file = {"runtime": str(peer.file), "model": self._convert(peer, path)}
+            for setting in peer.settings:
+                ways[", ".join(filter(None, (form, setting)))] = {**common, **file, "setting": setting}
+        way = self._fastest(peer, ways)
+        facts = {"peer": self.versions[name], "peer_setting": way or None, **_stored(Path(ways[way]["model"]))}
         facts |= UNKNOWN_TOP1 if model.integers else {"format": "dense"}
-        return Host(self._command(peer), {**load, "setting": setting}, facts)
+        return Host(self._command(peer), ways[way], facts)
 
     def _command(self, peer: Peer) -> tuple[str, ...]:
         return str(peer.python(self.folder)), "-I", str(HOME / "boot.py")
@@ -104,14 +106,14 @@ class Field:
                 raise Skipped(f"no ONNX model: {error}") from None
         return self._models[files["graph"]]
 
-    def _convert(self, peer: Peer, model: Model) -> str:
+    def _convert(self, peer: Peer, model: Path) -> str:
         """The file that the peer loads, made once; what failed once is not tried again."""
-        key = (peer.name, model.path)
+        key = (peer.name, model)
         if key not in self._converted:
-            folder = model.path.with_suffix(f".{peer.name}")
+            folder = model.with_suffix(f".{peer.name}")
             folder.mkdir()
             with Worker(self._command(peer), 1) as worker:
-                arguments = {"runtime": str(peer.file), "model": str(model.path), "folder": str(folder)}
+                arguments = {"runtime": str(peer.file), "model": str(model), "folder": str(folder)}
                 try:
                     self._converted[key] = worker.ask("convert", self.timeout_s, **arguments)["model"]
                 except ChildFailed as error:
@@ -121,23 +123,23 @@ class Field:
             raise found
         return found
 
-    def _fastest(self, peer: Peer, load: dict[str, Any]) -> str:
-        """The setting of the lowest median, each tried in a process of its own. Those that fail are out."""
-        if len(peer.settings) == 1:
-            return peer.settings[0]
+    def _fastest(self, peer: Peer, ways: dict[str, dict[str, Any]]) -> str:
+        """The way of the lowest median, each tried in a process of its own. Those that fail are out."""
+        if len(ways) == 1:
+            return next(iter(ways))
         times: dict[str, float] = {}
         failed: list[ChildFailed] = []
-        for setting in peer.settings:
+        for way, load in ways.items():
             with Worker(self._command(peer), load["threads"]) as worker:
                 try:
-                    first = worker.ask("load", self.timeout_s, **load, setting=setting)["run_ns"]
+                    first = worker.ask("load", self.timeout_s, **load)["run_ns"]
                     runs = min(max(3, TRIAL_NS // first), 1000)
-                    times[setting] = median(worker.ask("time", self.timeout_s, runs=runs, warmup=1)["samples_ns"])
+                    times[way] = median(worker.ask("time", self.timeout_s, runs=runs, warmup=1)["samples_ns"])
                 except ChildFailed as error:
                     failed.append(error)
         if not times:
             raise failed[0]
-        return min(times, key=lambda setting: times[setting])
+        return min(times, key=lambda way: times[way])
 
 
 def _stored(path: Path) -> dict[str, Any]:
