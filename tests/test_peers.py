@@ -6,22 +6,27 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from benching import FAST, Notes
+from benching import CELL, FAST, Notes
 
-from refstack import checkpoint
-from refstack.benchmark import bench
+from refstack import checkpoint, onnx_graph
+from refstack.benchmark import bench, runner
 from refstack.benchmark.artifacts import Artifact, make
-from refstack.errors import UsageError
+from refstack.benchmark.rounds import measure
+from refstack.errors import CheckFailed, UsageError
 from refstack.formats import Dense
 from refstack.graph import Graph
 from refstack.models.builder import Builder
 from refstack.models.zoo import draw
-from refstack.peers import HOME, PEERS, Peer
+from refstack.peers import HOME, PEERS, Peer, child
 from refstack.peers.export import export, rms, unrounded
+from refstack.peers.qdq import additions, rounded
+from refstack.peers.setup import Host
 from refstack.reference import run
 
 FAKE = """
@@ -45,9 +50,10 @@ def load(model, threads, setting):
 
 
 def small() -> Graph:
-    """Two convolutions on images of the size that int8 is calibrated with."""
+    """With an addition, and of the size that int8 is calibrated with."""
     net = Builder("tiny", (3, 32, 32)).conv("conv1", 8, 3, padding=1).batchnorm().relu().maxpool("pool", 2)
-    return draw(net.conv("conv2", 16, 3).relu().globalavgpool().flatten().linear("fc", 10).graph(), 0)
+    net = net.conv("conv2", 8, 3, padding=1).batchnorm().add("sum", "conv2_bn", "pool").relu()
+    return draw(net.conv("conv3", 16, 3).relu().globalavgpool().flatten().linear("fc", 10).graph(), 0)
 
 
 @pytest.fixture
@@ -68,6 +74,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return "fake"
 
     return made
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Callable[[str], Artifact]:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)
+    return lambda technique: make("tiny", small(), technique, images, tmp_path, one_shot=True)
 
 
 def ask(network: str, tmp_path: Path, peers: Any, **more: Any) -> list[dict[str, Any]]:
@@ -92,13 +104,22 @@ def test_a_real_peer_is_checked_and_timed_beside_ours(network: str, tmp_path: Pa
     assert ask(network, tmp_path, "onnxruntime", techniques=["dense", "weight", "int8"]) == rows
 
 
+def host(artifact: Artifact) -> Host:
+    """What Field.host gives, without asking first what is installed."""
+    limit = export(artifact.files).limit
+    files = {"input": artifact.files["input"], "wanted": artifact.files["oracle"]}
+    model = {"runtime": str(PEERS["fake"].file), "model": str(artifact.graph_file.with_suffix(".0.onnx"))}
+    load = {**files, **model, "limit": limit, "threads": 1, "setting": ""}
+    return Host((sys.executable, "-I", str(HOME / "boot.py")), load, {})
+
+
 @pytest.mark.parametrize(
     ("fault", "status", "reason"),
     [
         ("y *= 1.001", "failed", "CheckFailed: the output has a root mean square error"),
         ("y[0, 3] = np.nan", "failed", "root mean square error of nan"),
         ("y = y.astype(np.float16)", "failed", "root mean square error"),
-        ("y = y[:, :9]", "failed", "the output has shape (1, 9), wanted (1, 10)"),
+        ("y = y[:, :9]", "failed", "the output has shape (4, 9), wanted (4, 10)"),
         ("y = globals().setdefault('kept', y)", "failed", "another input gives the same output"),
         ("y += calls > 6", "failed", "an output of the timed runs has a root mean square error"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "failed", "crashed with SIGSEGV"),
@@ -107,13 +128,37 @@ def test_a_real_peer_is_checked_and_timed_beside_ours(network: str, tmp_path: Pa
     ],
 )
 def test_a_wrong_peer_has_no_times(
-    network: str, tmp_path: Path, fake: Callable[..., str], fault: str, status: str, reason: str
+    artifact: Callable[[str], Artifact], fake: Callable[..., str], fault: str, status: str, reason: str
 ) -> None:
+    made = artifact("dense")
+    theirs = replace(CELL, backend=fake(fault))
     policy = replace(FAST, load_timeout_s=3) if status == "timeout" else FAST
-    ours, row = ask(network, tmp_path, fake(fault), policy=policy)
-    assert ours["status"] == "ok"
-    assert (row["status"], row["samples_ns"], row["latency_p50_ms"]) == (status, [], None)
-    assert reason in row["status_reason"]
+    wrong, ours = measure([(theirs, made), (CELL, made)], policy, 1, hosts={theirs: host(made)})
+    assert (wrong.status, wrong.samples_ns) == (status, [])
+    assert reason in str(wrong.reason)
+    assert (ours.status, ours.reason) == ("ok", None)
+
+
+@pytest.mark.parametrize(("processors", "refused"), [(0.5, False), (2.0, False), (2.9, True)])
+def test_more_threads_than_asked_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch, processors: float, refused: bool
+) -> None:
+    session, clock = child.Session(), 0
+    session.np, session.x, session.wanted, session.limit, session.threads = np, None, np.zeros((1, 2)), 1.0, 2
+
+    def runs(_: None) -> np.ndarray[Any, Any]:
+        nonlocal clock
+        clock += 10**9
+        return np.zeros((1, 2))
+
+    session.run = runs
+    monkeypatch.setattr(child.time, "perf_counter_ns", lambda: clock)
+    monkeypatch.setattr(child.time, "process_time_ns", lambda: int(processors * clock))
+    if refused:
+        with pytest.raises(CheckFailed, match=r"2\.9 processors were busy, 2 threads were asked for"):
+            session.time(3, 0)
+    else:
+        assert session.time(3, 0) == {"samples_ns": [10**9] * 3}
 
 
 def test_what_is_not_here_or_cannot_is_a_row_that_says_why(
@@ -126,7 +171,7 @@ def test_what_is_not_here_or_cannot_is_a_row_that_says_why(
 
     assert reason(distributions=("numpy", "nowhere")) == 'nowhere not installed: pip install numpy "fake<2"'
     assert "cannot convert the model: ValueError: too new" in reason(convert="raise ValueError('too new')")
-    assert "by its own rules alone" in reason("int8")
+    assert "with its own tools alone" in reason("int8")
     (tmp_path / "no" / "fake" / "bin").mkdir(parents=True)
     (tmp_path / "no" / "fake" / "bin" / "python").symlink_to("/bin/false")
     assert "its Python does not start: the process ended with exit status 1" in reason()
@@ -174,12 +219,6 @@ def test_an_unknown_peer_is_refused(network: str, tmp_path: Path) -> None:
 # What is allowed
 
 
-@pytest.fixture
-def artifact(tmp_path: Path) -> Callable[[str], Artifact]:
-    images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)
-    return lambda technique: make("tiny", small(), technique, images, tmp_path, one_shot=True)
-
-
 @pytest.mark.parametrize("technique", ["dense", "weight", "ternary", "half"])
 def test_half_precision_is_outside_the_limit_and_float32_inside(
     artifact: Callable[[str], Artifact], technique: str
@@ -212,3 +251,32 @@ def test_int8_may_be_off_by_its_own_rounding(artifact: Callable[[str], Artifact]
     assert rms(run(graph, x) - oracle) < model.limit
     assert model.limit == pytest.approx(4 * rms(run(plain, x.astype(np.float64)) - oracle), rel=1e-6)
     assert model.limit < 0.3 * rms(oracle)
+
+
+def test_the_peers_int8_model_means_the_same(artifact: Callable[[str], Artifact]) -> None:
+    made = artifact("int8")
+    model, graph = export(made.files), checkpoint.load(made.graph_file)
+    x, oracle = (np.load(path, allow_pickle=False) for path in (made.input_file, made.oracle_file))
+    further = additions(graph, x)
+    assert set(further) == {"conv2", "sum", "pool"}
+    wanted = {"": oracle, "int8 additions": rounded(graph, x.astype(np.float64), further)}
+    assert list(model.paths) == list(wanted)
+    assert rms(wanted["int8 additions"] - oracle) > model.limit / 100
+    for form, path in model.paths.items():
+        read = onnx.load(path)
+        assert rms(onnx_graph.run(read, {"input": x})["output"] - wanted[form]) < model.limit / 20
+        kinds = [node.op_type for node in read.graph.node]
+        assert kinds.count("QuantizeLinear") == (4 if form else 3)
+        scales = {node.input[1] for node in read.graph.node if node.op_type == "QuantizeLinear"}
+        assert all(not each.dims for each in read.graph.initializer if each.name in scales)
+
+
+def test_parts_keep_a_technique_together(artifact: Callable[[str], Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = artifact("dense")
+    todo = [(replace(CELL, technique=technique, threads=n), made) for technique in "abc" for n in range(1, 4)]
+    for size, wanted in ((100, [9]), (7, [6, 3]), (4, [3, 3, 3]), (2, [2, 1, 2, 1, 2, 1])):
+        room = 2 * size * (runner.CHILD_BYTES + runner.BYTES_PER_PARAMETER * made.facts["params"])
+        monkeypatch.setattr(runner.psutil, "virtual_memory", lambda room=room: SimpleNamespace(available=room))
+        parts = runner._parts(todo)
+        assert [len(part) for part in parts] == wanted
+        assert [cell for part in parts for cell in part] == todo

@@ -32,10 +32,14 @@ class Form:
     def __init__(self, further: Mapping[str, Quant]) -> None:
         self.further = further
         self.grids: dict[str, Quant] = {}
+        self.same: dict[str, str] = {}
 
     def __call__(self, writer: Writer, node: Node) -> None:
         """One layer. Its value, a float tensor, has the node's name."""
-        grid = self._grid(node)
+        node, grid = replace(node, inputs=tuple(self.same.get(name, name) for name in node.inputs)), self._grid(node)
+        if isinstance(node.op, Quantize) and grid == self.grids.get(node.inputs[0]):
+            self.same[node.name] = node.inputs[0]  # it lies on that grid already
+            return
         source = f"{node.name}:real" if grid else node.name
         if isinstance(node.op, Quantize):
             source = node.inputs[0]
@@ -71,7 +75,9 @@ def additions(graph: Graph, x: Array) -> dict[str, Quant]:
     """
     added = {name for node in graph if isinstance(node.op, Add) for name in (node.name, *node.inputs)}
     values = reference.trace(graph, x) if added else {}
-    return {node.name: grid(values[node.name]) for node in graph if node.name in added}
+    grids = {node.name: grid(values[node.name]) for node in graph if node.name in added}
+    read = {node.inputs[0]: Quant(node.op.scale, node.op.zero_point) for node in graph if isinstance(node.op, Quantize)}
+    return grids | {name: read[name] for name in grids if name in read}
 
 
 def rounded(graph: Graph, x: Array, further: Mapping[str, Quant]) -> Array:

@@ -70,7 +70,7 @@ class Field:
             raise Skipped(self.missing[name])
         model = self._model(files)
         if model.integers and not peer.integers:
-            raise Skipped(f"{name} makes int8 networks by its own rules alone, and that would be another network")
+            raise Skipped(f"{name} makes int8 networks with its own tools alone, and that would be another network")
         common = {"input": files["input"], "wanted": files["oracle"], "limit": model.limit, "threads": threads}
         ways: dict[str, dict[str, Any]] = {}
         for form, path in model.paths.items():
