@@ -62,7 +62,7 @@ $(VENV)/.installed-test: pyproject.toml
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-peers: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[onnx]"
+	$(BIN)/python -m pip install --quiet --editable ".[onnx]" # the peers themselves: tools/peer_environments.py
 	touch $@
 
 $(VENV)/.installed-mutation: $(VENV)/.installed-test

@@ -174,7 +174,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         if row["status"] != "ok":
             failures.setdefault((row["status"], row["status_reason"]), []).append(_who(row))
     found = [f"{', '.join(who)}: {status}: {reason}" for (status, reason), who in failures.items()]
-    found += [": ".join(filter(None, (peer, ", ".join(settings)))) for peer, settings in _peers(rows).items()]
+    found += _peers(rows)
     sources = dict.fromkeys(row["top1_source"] for row in rows if row["top1_source"])
     reasons = dict.fromkeys(row["top1_reason"] for row in rows if row["top1_reason"])
     words = [f"{source.replace(':', ' on ', 1)}" for source in sources] + [f"- {reason}" for reason in reasons]
@@ -188,15 +188,17 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return [*found, machine.line(latest["env"], latest["env"].get("roofs"), latest["created_utc"])]
 
 
-def _peers(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """The other runtimes and their versions, with the settings that were fastest where there is a choice."""
-    found: dict[str, list[str]] = {}
+def _peers(rows: Sequence[Row]) -> list[str]:
+    """The other runtimes with their versions, and the settings that were fastest where there is a choice."""
+    found: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         if row.get("peer"):
-            words = found.setdefault(row["peer"], [])
+            settings = found.setdefault(row["peer"], {})
             if row.get("peer_setting"):
-                words.append(f"{row['peer_setting']} for {row['model']} {row['technique']} {row['threads']}t")
-    return found
+                whose = f"{row['model']} {row['technique']} {row['threads']}t"
+                settings.setdefault(row["peer_setting"], []).append(whose)
+    words = {peer: [f"{name}: {', '.join(whose)}" for name, whose in each.items()] for peer, each in found.items()}
+    return [": ".join(filter(None, (peer, "; ".join(settings)))) for peer, settings in words.items()]
 
 
 def _who(row: Row) -> str:

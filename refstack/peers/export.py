@@ -7,7 +7,7 @@ fixed. Their logits are held to the float64 reference's in root mean square:
     int8 networks       4 times the error that rounding values to 8 bits makes (of more values in one form)
 
 4 is what another order of summation may lose, or values that were rounded apart; 32 what Winograd's transforms may
-(compare.py). Half precision or TF32 is off by 650 times the float32 error and more (docs/peers.md).
+(compare.py). Half precision or TF32 is off by 450 times the float32 error and more (docs/peers.md).
 """
 
 from __future__ import annotations
