@@ -23,7 +23,7 @@ from refstack.formats import Dense
 from refstack.graph import Graph
 from refstack.models.builder import Builder
 from refstack.models.zoo import draw
-from refstack.peers import HOME, PEERS, Peer, child
+from refstack.peers import FOLDER, HOME, PEERS, Peer, child
 from refstack.peers.export import export, rms, unrounded
 from refstack.peers.qdq import additions, rounded
 from refstack.peers.setup import Host
@@ -113,6 +113,14 @@ def host(artifact: Artifact) -> Host:
     return Host((sys.executable, "-I", str(HOME / "boot.py")), load, {})
 
 
+@pytest.mark.parametrize("name", [name for name in PEERS if name != "onnxruntime"])
+def test_every_peer_that_is_installed_is_right(network: str, tmp_path: Path, name: str) -> None:
+    _, row = ask(network, tmp_path, name, peers_folder=Path(__file__).parent.parent / FOLDER)
+    if row["status"] == "skipped":
+        pytest.skip(f"{row['status_reason']} (make peers)")
+    assert (row["status"], row["status_reason"]) == ("ok", None)
+
+
 @pytest.mark.parametrize(
     ("fault", "status", "reason"),
     [
@@ -170,6 +178,8 @@ def test_what_is_not_here_or_cannot_is_a_row_that_says_why(
         return str(row["status_reason"])
 
     assert reason(distributions=("numpy", "nowhere")) == 'nowhere not installed: pip install numpy "fake<2"'
+    older = reason(distributions=("nowhere",), newest_python=(3, 11))
+    assert older.endswith('"fake<2" (Python 3.11 or older)')
     assert "cannot convert the model: ValueError: too new" in reason(convert="raise ValueError('too new')")
     assert "with its own tools alone" in reason("int8")
     (tmp_path / "no" / "fake" / "bin").mkdir(parents=True)
@@ -177,13 +187,17 @@ def test_what_is_not_here_or_cannot_is_a_row_that_says_why(
     assert "its Python does not start: the process ended with exit status 1" in reason()
 
 
-def test_a_peer_has_a_python_of_its_own(network: str, tmp_path: Path, fake: Callable[..., str]) -> None:
+def test_a_peer_has_a_python_of_its_own(
+    network: str, tmp_path: Path, fake: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = tmp_path / "no" / "fake" / "bin" / "python"
     own.parent.mkdir(parents=True)
     own.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexec {sys.executable} "$@"\n')
     own.chmod(0o755)
-    _, row = ask(network, tmp_path, fake())
+    monkeypatch.chdir(tmp_path)
+    _, row = ask(network, tmp_path, fake(convert="open('stray', 'w')"))  # converters leave files where they are called
     assert row["status"] == "ok", row["status_reason"]
+    assert not Path("stray").exists()
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked == [f"-I {HOME / 'boot.py'}"] * 3  # versions, convert, the cell
 

@@ -17,10 +17,9 @@ from refstack.peers import FOLDER, PEERS, Peer
 
 def interpreter(peer: Peer) -> str | None:
     """This Python, or the newest one that the peer is built for; None where there is none."""
-    newest = peer.newest_python
-    if newest is None or sys.version_info[:2] <= newest:
+    if peer.newest_python is None or sys.version_info[:2] <= peer.newest_python:
         return sys.executable
-    return shutil.which(f"python{newest[0]}.{newest[1]}")
+    return shutil.which(f"python{peer.newest}")
 
 
 def make(peer: Peer, folder: Path) -> str:
@@ -31,7 +30,7 @@ def make(peer: Peer, folder: Path) -> str:
         return "is there"
     python = interpreter(peer)
     if python is None:
-        return f"left out: needs Python {'.'.join(map(str, peer.newest_python or ()))} or older"
+        return f"left out: needs Python {peer.newest} or older"
     subprocess.run([python, "-m", "venv", "--clear", str(home)], check=True)
     command = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for what in (peer.requires, ("--no-deps", *peer.bare) if peer.bare else ()):

@@ -80,8 +80,8 @@ def bench(
     names = request.names("model", models, list(MODELS), paths=True)
     kinds = request.techniques(techniques, names)
     usable = request.usable_backends(backends, report)
-    others = request.names("peer", peers, list(PEERS)) if peers is not None else []
-    cells = sweep(names, kinds, [*usable, *others], counts, request.whole("batch", batch))
+    rivals = request.names("peer", peers, list(PEERS)) if peers is not None else []
+    cells = sweep(names, kinds, [*usable, *rivals], counts, request.whole("batch", batch))
     networks = {name: artifacts.source(name, seed) for name in names}
     judge = _judge(data, quick, report)
     if fresh and output.exists():
@@ -94,10 +94,10 @@ def bench(
         if judge is not None:
             accuracy.save(judge, Path(folder, "data.npy"))
         policy = policy or (Policy.quick() if quick else Policy())
-        field = Field(tuple(others), Path(peers_folder), policy.load_timeout_s)
+        others = Field(tuple(rivals), Path(peers_folder), policy.load_timeout_s)
         sweeper = _Sweep(
             Path(folder), journal, machine.environment(), policy, quick, seed, allowed, report, judge,
-            data is not None, one_shot, field,
+            data is not None, one_shot, others,
         )  # fmt: skip
         return sweeper.rows(cells, networks)
 

@@ -49,7 +49,13 @@ class Peer:
     def install(self) -> str:
         """What a reader can type."""
         words = " ".join(f'"{each}"' if set(each) & set("<>=") else each for each in self.requires)
-        return f"pip install {words}" + "".join(f"; pip install --no-deps {each}" for each in self.bare)
+        words += "".join(f"; pip install --no-deps {each}" for each in self.bare)
+        return f"pip install {words}" + (f" (Python {self.newest} or older)" if self.newest_python else "")
+
+    @property
+    def newest(self) -> str:
+        """3.11"""
+        return ".".join(map(str, self.newest_python or ()))
 
     def python(self, folder: Path) -> Path:
         """The interpreter of its own environment, or the one that runs now."""

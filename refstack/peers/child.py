@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,13 +31,14 @@ class Session:
     def convert(self, runtime: str, model: str, folder: str) -> Reply:
         """The model in the runtime's own format."""
         module = _module(runtime)
+        os.chdir(folder)  # converters leave files where they are called
         with _Told("cannot convert the model"):
             return {"model": str(module.convert(model, folder)) if hasattr(module, "convert") else model}
 
     def load(
         self, runtime: str, model: str, input: str, wanted: str, limit: float, threads: int, setting: str
     ) -> Reply:
-        """Load, measure memory, check. CheckFailed leaves nothing that `time` could time.
+        """Load, measure memory, check. Where that fails the parent ends this process.
 
         Args        wanted  .npy, the float64 logits        limit   the root mean square error allowed
         """

@@ -52,7 +52,7 @@ class Field:
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     _models: dict[str, Model] = field(default_factory=dict)
-    _converted: dict[tuple[str, Path], str | Exception] = field(default_factory=dict)
+    _converted: dict[tuple[str, Path], str | Skipped] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -73,10 +73,17 @@ class Field:
             raise Skipped(f"{name} makes int8 networks with its own tools alone, and that would be another network")
         common = {"input": files["input"], "wanted": files["oracle"], "limit": model.limit, "threads": threads}
         ways: dict[str, dict[str, Any]] = {}
+        reasons: list[Skipped] = []
         for form, path in model.paths.items():
-            file = {"runtime": str(peer.file), "model": self._convert(peer, path)}
+            try:
+                file = {"runtime": str(peer.file), "model": self._convert(peer, path)}
+            except Skipped as reason:
+                reasons.append(reason)
+                continue
             for setting in peer.settings:
                 ways[", ".join(filter(None, (form, setting)))] = {**common, **file, "setting": setting}
+        if not ways:
+            raise reasons[0]
         way = self._fastest(peer, ways)
         facts = {"peer": self.versions[name], "peer_setting": way or None, **_stored(Path(ways[way]["model"]))}
         facts |= UNKNOWN_TOP1 if model.integers else {"format": "dense"}
@@ -119,7 +126,7 @@ class Field:
                 except ChildFailed as error:
                     self._converted[key] = Skipped(error.reason)
         found = self._converted[key]
-        if isinstance(found, Exception):
+        if isinstance(found, Skipped):
             raise found
         return found
 
