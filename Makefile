@@ -4,12 +4,19 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CIFAR10 ?= $(wildcard ../shared/cifar10)
 ARGS   ?=
+PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
+TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
-.PHONY: bench test nightly lint format mutants mutants-python sanitize coverage-c clean
+.PHONY: bench peers test nightly lint format mutants mutants-python sanitize coverage-c clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
+
+# Other runtimes beside refstack's rows, each in an environment of its own under .peers: docs/peers.md.
+peers: $(VENV)/.installed-peers
+	$(BIN)/python tools/peer_environments.py
+	$(BIN)/refstack bench --backends openmp --techniques $(TECHNIQUES) --peers $(PEERS) --output results/peers.jsonl --format md $(ARGS)
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
@@ -53,6 +60,10 @@ $(VENV)/.installed-test: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[onnx]" # the peers themselves: tools/peer_environments.py
+	touch $@
 
 $(VENV)/.installed-mutation: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[test,mutation]"

@@ -9,7 +9,7 @@ Next: exporter.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Writer:
         self.constants: list[TensorProto] = []
 
     def constant(self, name: str, values: Any) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))  # a scalar stays one
         return name
 
     def emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -164,16 +164,20 @@ def write_int8(writer: Writer, node: Node, weight: Int8) -> None:
     writer.shifted(f"{name}:out", -128, y, TensorProto.INT8, name)
 
 
+Form = Callable[[Writer, Node], None]
 Described = Mapping[str, tuple[Sequence[int | str], str]]
 """name -> (shape, float32 or int8); a word in a shape is a size that the caller chooses."""
 
 
-def model(nodes: Iterable[Node], inputs: Described, outputs: Described) -> onnx.ModelProto:
-    """Nodes in order as one model. An output that no node gives is the last node's value."""
+def model(nodes: Iterable[Node], inputs: Described, outputs: Described, form: Form = write) -> onnx.ModelProto:
+    """Nodes in order as one model. An output that no node gives is the last node's value.
+
+    Args        form    writes a node into the model
+    """
     writer, last = Writer(), ""
     values = set(inputs)
     for node in nodes:
-        write(writer, node)
+        form(writer, node)
         values.add(last := node.name)
     for name in outputs:
         if name not in values:
@@ -188,7 +192,7 @@ def model(nodes: Iterable[Node], inputs: Described, outputs: Described) -> onnx.
     return written
 
 
-def network(graph: Graph, batch: int | None = None) -> onnx.ModelProto:
+def network(graph: Graph, batch: int | None = None, form: Form = write) -> onnx.ModelProto:
     """A whole network, from `input` (batch, c, h, w) to `output`; without `batch` that size is the caller's.
 
     Raises      FormatError     more weights than an ONNX file holds, an op that ONNX has not, a layer before the last
@@ -206,7 +210,7 @@ def network(graph: Graph, batch: int | None = None) -> onnx.ModelProto:
     def described(name: str) -> tuple[Sequence[int | str], str]:
         return (batch or "batch", *shapes[name][1:]), np.dtype(dtypes[name]).name
 
-    written = model(graph, {INPUT: described(INPUT)}, {OUTPUT: described(graph.output)})
+    written = model(graph, {INPUT: described(INPUT)}, {OUTPUT: described(graph.output)}, form)
     facts = {"model": graph.name, **{key: graph.meta[key] for key in FACTS if graph.meta.get(key) is not None}}
     helper.set_model_props(written, {key: str(value) for key, value in facts.items()} | {"graph": graph.sha256()})
     return written

@@ -159,3 +159,21 @@ def strict(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def memory_bytes(field: str) -> int | None:
+    """A line of /proc/self/status in bytes: VmRSS now, VmHWM its peak. None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def reset_peak() -> str:
+    """Start VmHWM anew, so that reading the file does not count. What the peak is measured from, in words."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return "start of the process"
+    return "network loaded"

@@ -32,7 +32,21 @@ def rows_for_views() -> list[dict[str, Any]]:
 def test_speedup_is_against_the_dense_row_of_the_same_backend() -> None:
     rows = rows_for_views()
     rows.append({**rows[1], "backend": "openmp"})
-    assert [row["speedup"] for row in tables.with_speedup(rows)] == [1.0, 2.0, None, None]
+    assert [row["speedup"] for row in tables.with_ratios(rows)] == [1.0, 2.0, None, None]
+
+
+def test_the_fastest_peer_is_the_measure_where_there_are_peers() -> None:
+    rows = rows_for_views()
+    assert "x peer" not in tables.columns(rows)
+    rows.append({**rows[0], "backend": "onnxruntime", "peer": "onnxruntime 1.23", "latency_p50_ms": 30.0})
+    rows.append({**rows[3], "backend": "ncnn", "peer": "ncnn 1.0", "peer_setting": "direct", "latency_p50_ms": 25.0})
+    rows.append({**rows[3], "backend": "mnn", "peer": "MNN 3", "latency_p50_ms": None, "status": "failed"})
+    rows.append({**rows[3], "threads": 2, "latency_p50_ms": 1.0})
+    assert "x peer" in tables.columns(rows)
+    found = [row["vs_fastest_peer"] for row in tables.with_ratios(rows)]
+    assert found == [25 / 20, None, None, 25 / 30, 1.0, None, 1.0]
+    assert "ncnn 1.0: direct: tiny dense 1t" in tables.notes(rows)
+    assert "onnxruntime 1.23" in tables.notes(rows)
 
 
 @pytest.mark.parametrize("format", tables.FORMATS)

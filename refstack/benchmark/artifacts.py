@@ -48,6 +48,11 @@ class Artifact:
         """Of what is computed: ops, wiring and every stored byte."""
         return str(self.facts["artifact_sha256"])
 
+    @property
+    def files(self) -> dict[str, str]:
+        """What a child reads."""
+        return {"graph": str(self.graph_file), "input": str(self.input_file), "oracle": str(self.oracle_file)}
+
 
 def source(name_or_path: str, seed: int) -> Graph:
     """The trained network; for a known name without shipped weights the same layers with drawn ones."""

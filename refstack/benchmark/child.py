@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refstack import checkpoint
 from refstack.errors import CheckFailed
-from refstack.worker import serve
+from refstack.worker import memory_bytes, reset_peak, serve
 
 Reply = dict[str, Any]
 
@@ -94,24 +93,6 @@ class Session:
         from refstack.backends.roofs import measure
 
         return {"roofs": [measure(n) for n in threads]}
-
-
-def memory_bytes(field: str) -> int | None:
-    """A line of /proc/self/status in bytes: VmRSS now, VmHWM its peak. None where there is no such file."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
-
-
-def reset_peak() -> str:
-    """Start VmHWM anew, so that reading the file does not count. What the peak is measured from, in words."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return "start of the process"
-    return "network loaded"
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.cells import Cell
 from refstack.benchmark.worker import ChildFailed, Worker
+from refstack.peers.setup import Host
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,30 @@ class Run:
 
     artifact    None if the technique itself failed: then there is nothing to run
     tuned       kernels to prefer, as plan takes them
+    host        of a peer's cell; None: a backend of refstack
     """
 
     cell: Cell
     artifact: Artifact | None
     tuned: Mapping[str, str] = field(default_factory=dict)
+    host: Host | None = None
     worker: Worker | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     samples_ns: list[int] = field(default_factory=list)
     status: str = "ok"
     reason: str | None = None
 
-    @property
-    def files(self) -> dict[str, str]:
-        """What a child reads."""
-        assert self.artifact is not None, "a cell without an artifact is not run"
-        paths = {"graph": self.artifact.graph_file, "input": self.artifact.input_file}
-        return {name: str(path) for name, path in {**paths, "oracle": self.artifact.oracle_file}.items()}
+    def start(self) -> Worker:
+        """Its child, which is told what to load."""
+        threads = self.cell.threads
+        if self.host is not None:
+            self.worker, load = Worker(threads, self.host.command), self.host.load
+        else:
+            assert self.artifact is not None, "a cell without an artifact is not run"
+            load = {**self.artifact.files, "backend": self.cell.backend, "threads": threads, "tuned": dict(self.tuned)}
+            self.worker = Worker(threads)
+        self.worker.send("load", **load)
+        return self.worker
 
     def fail(self, error: ChildFailed) -> None:
         """No times for a cell that went wrong, whenever it did."""
@@ -83,14 +91,17 @@ def measure(
     parallel: int,
     seed: int = 0,
     progress: Progress = lambda text: None,
+    hosts: Mapping[Cell, Host] | None = None,
     tuned: Mapping[Cell, Mapping[str, str]] | None = None,
 ) -> list[Run]:
     """Start a child for every cell, have it checked, time them all in rounds.
 
     Args        parallel    children that may load and check at once; they are timed one at a time all the same
                 progress    called once for each child that is loaded, and once for each round
+                hosts       of the cells that are peers'      tuned   kernels to prefer, by cell
     """
-    runs = [Run(cell, artifact, (tuned or {}).get(cell, {})) for cell, artifact in cells]
+    hosts, tuned = hosts or {}, tuned or {}
+    runs = [Run(cell, artifact, tuned.get(cell, {}), hosts.get(cell)) for cell, artifact in cells]
     with ExitStack() as stack:
         _load(runs, policy, parallel, progress, stack)
         rng = random.Random(seed)
@@ -113,9 +124,7 @@ def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, st
     while waiting or working:
         while waiting and len(working) < parallel:
             run = waiting.popleft()
-            worker = run.worker = stack.enter_context(Worker(run.cell.threads))
-            worker.send("load", backend=run.cell.backend, threads=run.cell.threads, tuned=dict(run.tuned), **run.files)
-            working.append((run, worker))
+            working.append((run, stack.enter_context(run.start())))
         run, worker = working.popleft()
         try:
             run.facts = worker.receive(policy.load_timeout_s)

@@ -2,7 +2,8 @@
 
 cell_id, created_utc, refstack_version, schema_version          what was asked (cells.py), when, by what
 model technique backend threads batch quick                     the request itself
-status              ok, failed or timeout       status_reason   in words; a cell that is not ok has no times
+status              ok, failed, timeout, or skipped (a peer that is not here, or cannot); without times but for ok
+status_reason       in words
 format level params macs nnz                                    the artifact
 weights             "trained"; "one-shot", compressed here and not trained again; "drawn", at random
 point               full name of the trained point that it is; with drawn weights, that it has structure and top1 of
@@ -17,6 +18,8 @@ max_error_vs_bound, n_checked, n_elements_checked               largest layer er
 logit_error, logit_scale                                        against the float64 reference
 kernels, fallbacks  calls by kernel; calls of other backends than the one asked for
 tuned               layers that `refstack tune` gave another kernel than the default; 0: none
+peer, peer_setting  another runtime with its version, and how it was run where there is a choice; format, stored_bytes
+                    are those of its file then, max_error_vs_bound is that of the logits
 env                 processor, memory, libraries, compiler and flags, code; load and measured limits (roofs)  machine.py
 """
 

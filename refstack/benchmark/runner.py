@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from refstack.datasets import Dataset
 from refstack.errors import RefstackError
 from refstack.graph import Graph
 from refstack.models import MODELS
+from refstack.peers import FOLDER, PEERS
+from refstack.peers.setup import Field, Host, Skipped
 
 OUTPUT = Path("results/bench.jsonl")
 UNITS = 6  # of progress for each cell: one to load and check it, the others are its share of the rounds
@@ -50,6 +53,8 @@ def bench(
     tuned: bool = True,
     policy: Policy | None = None,
     report: Report | None = None,
+    peers: Sequence[str] | str | None = None,
+    peers_folder: str | Path = FOLDER,
 ) -> list[Row]:
     """Time every combination, each output checked before and after, and journal a row for each.
 
@@ -64,6 +69,8 @@ def bench(
                     the fetched data set if there is one
         quick       fewer rounds, top-1 on a few images; rows are marked and never mixed with full ones
         output      journal; cells that it holds already (same artifact, machine and code) are not run again
+        peers       other runtimes to time beside: names of refstack.peers.PEERS
+        peers_folder  their environments, as `make peers` makes them
         fresh       set an existing journal aside first, under the time of its last row
         tuned       use the kernels that `tune` found for this machine; rows say how many layers that changes
     Returns         a row for every cell, in order, failures included (status, status_reason)
@@ -75,7 +82,8 @@ def bench(
     names = request.names("model", models, list(MODELS), paths=True)
     kinds = request.techniques(techniques, names)
     usable = request.usable_backends(backends, report)
-    cells = sweep(names, kinds, usable, counts, request.whole("batch", batch))
+    rivals = request.names("peer", peers, list(PEERS)) if peers is not None else []
+    cells = sweep(names, kinds, [*usable, *rivals], counts, request.whole("batch", batch))
     networks = {name: artifacts.source(name, seed) for name in names}
     judge = _judge(data, quick, report)
     if fresh and output.exists():
@@ -88,9 +96,10 @@ def bench(
         if judge is not None:
             accuracy.save(judge, Path(folder, "data.npy"))
         policy = policy or (Policy.quick() if quick else Policy())
+        others = Field(tuple(rivals), Path(peers_folder), policy.load_timeout_s)
         sweeper = _Sweep(
             Path(folder), journal, machine.environment(), policy, quick, seed, allowed, report, judge,
-            data is not None, one_shot, _choices(cells) if tuned else {},
+            data is not None, one_shot, _choices(cells) if tuned else {}, others,
         )  # fmt: skip
         return sweeper.rows(cells, networks)
 
@@ -111,6 +120,7 @@ class _Sweep:
     judge_named: bool
     one_shot: bool
     choices: dict[tuple[str, int], dict[str, str]]
+    peers: Field
     machine: Row = field(default_factory=dict)
 
     def rows(self, cells: list[Cell], networks: dict[str, Graph]) -> list[Row]:
@@ -174,9 +184,28 @@ class _Sweep:
                 f"{model}: {len(rows)} of {len(cells)} cells are in the journal, --fresh measures them again"
             )
         for part in _parts(todo):
-            for run in measure(part, self.policy, self.allowed, self.seed, self._progress(len(part)), tuned):
+            hosts, skipped = self._hosts(part)
+            part = [(cell, artifact) for cell, artifact in part if cell not in skipped]
+            runs = measure(part, self.policy, self.allowed, self.seed, self._progress(len(part)), hosts, tuned)
+            for run in [*runs, *skipped.values()]:
                 rows[run.cell] = self._write(run, top1[run.cell.technique])
         return rows
+
+    def _hosts(self, todo: list[tuple[Cell, Artifact]]) -> tuple[dict[Cell, Host], dict[Cell, Run]]:
+        """Where the peers' cells run; and those that cannot, as runs that say why."""
+        hosts: dict[Cell, Host] = {}
+        others: dict[Cell, Run] = {}
+        for cell, artifact in todo:
+            if cell.backend in self.peers.names:
+                self.report.advance(0, f"{cell}: prepare")
+                try:
+                    hosts[cell] = self.peers.host(cell.backend, artifact.files, cell.threads)
+                except Skipped as reason:
+                    others[cell] = Run(cell, artifact, status="skipped", reason=str(reason))
+                except ChildFailed as error:
+                    others[cell] = Run(cell, artifact, status=error.status, reason=error.reason)
+        self.report.advance(UNITS * len(others), "peers")
+        return hosts, others
 
     def _top1(self, graph: Graph, artifact: Artifact) -> accuracy.Top1:
         found = accuracy.recorded(graph, artifact)
@@ -200,7 +229,8 @@ class _Sweep:
         return {case: known[case] for case in artifact.cases if case in known}
 
     def _id(self, cell: Cell, artifact: Artifact | None, tuned: Mapping[str, str]) -> str:
-        return cell.id(artifact.sha256 if artifact else "", self.env["key"], self.quick, tuned)
+        key = self.env["key"] + self.peers.versions.get(cell.backend, "")
+        return cell.id(artifact.sha256 if artifact else "", key, self.quick, tuned)
 
     def _write(self, run: Run, top1: accuracy.Top1) -> Row:
         """All that is known of a cell, journalled. A cell that failed has no times."""
@@ -219,6 +249,7 @@ class _Sweep:
                 "latency_p50_ms": p50,
                 "latency_p90_ms": p90,
                 **top1.fields(),
+                **(run.host.facts if run.host else {}),
                 **{name: value for name, value in run.facts.items() if name != "run_ns"},
                 "samples_ns": run.samples_ns,
                 "env": {**self.env, **self.machine},
@@ -232,13 +263,20 @@ def _choices(cells: Sequence[Cell]) -> dict[tuple[str, int], dict[str, str]]:
 
 
 def _parts(todo: list[tuple[Cell, Artifact]]) -> list[list[tuple[Cell, Artifact]]]:
-    """As many cells together as memory holds children for."""
+    """As many cells together as memory holds children for; a technique is split only if it has to be."""
     if not todo:
         return []
     largest = max(artifact.facts["params"] for _, artifact in todo)
     each = CHILD_BYTES + BYTES_PER_PARAMETER * largest
     size = max(1, int(psutil.virtual_memory().available // 2 // each))
-    return [todo[i : i + size] for i in range(0, len(todo), size)]
+    parts: list[list[tuple[Cell, Artifact]]] = [[]]
+    for _, group in groupby(todo, key=lambda one: one[0].technique):
+        cells = list(group)
+        if len(parts[-1]) + len(cells) > size:
+            parts += [cells[i : i + size] for i in range(0, len(cells), size)]
+        else:
+            parts[-1] += cells
+    return [part for part in parts if part]
 
 
 def _judge(data: str | Path | None, quick: bool, report: Report) -> Dataset | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "thr": lambda row: str(row["threads"]),
     "ms p50 (p90)": lambda row: _latency(row),
     "x dense": lambda row: _number(row["speedup"], "{:.2f}"),
+    "x peer": lambda row: _number(row["vs_fastest_peer"], "{:.2f}"),
     "top-1 %": lambda row: _top1(row),
     "stored MB": lambda row: _mega(row, "stored_bytes"),
     "plan MB": lambda row: _mega(row, "planned_bytes"),
@@ -44,6 +46,7 @@ SPARE = (
     "weights",
     "stored MB",
 )  # first to go in a narrow terminal
+STYLES = {"ok": None, "skipped": "dim"}
 NESTED = ("samples_ns", "kernels", "env")
 
 
@@ -53,15 +56,42 @@ WEIGHTS = {
 }
 
 
-def with_speedup(rows: Sequence[Row]) -> list[Row]:
-    """Rows with `speedup`: p50 of the dense row of the same network, backend and threads over this row's."""
-    same = ("model", "backend", "threads", "batch", "quick")
-    dense = {tuple(row[key] for key in same): row["latency_p50_ms"] for row in rows if row["technique"] == "dense"}
+def with_ratios(rows: Sequence[Row]) -> list[Row]:
+    """Rows with what their p50 is measured against, over it: above 1 this row is faster.
+
+    speedup             the dense row of the same network, backend, threads and batch
+    vs_fastest_peer     the fastest other runtime (--peers) on the same network, technique, threads and batch
+    """
+    dense = _fastest([row for row in rows if row["technique"] == "dense"], "backend")
+    peers = _fastest([row for row in rows if row.get("peer")], "technique")
     found = []
     for row in rows:
-        base, own = dense.get(tuple(row[key] for key in same)), row["latency_p50_ms"]
-        found.append({**row, "speedup": base / own if base and own else None})
+        ratios = {"speedup": _over(dense, row, "backend"), "vs_fastest_peer": _over(peers, row, "technique")}
+        found.append({**row, **ratios})
     return found
+
+
+def _fastest(rows: Sequence[Row], *keys: str) -> dict[Any, float]:
+    """The lowest p50 of the rows that have one, by what they measure."""
+    found: dict[Any, float] = {}
+    for row in rows:
+        if row["latency_p50_ms"]:
+            found[_same(row, *keys)] = min(row["latency_p50_ms"], found.get(_same(row, *keys), math.inf))
+    return found
+
+
+def _over(base: dict[Any, float], row: Row, *keys: str) -> float | None:
+    own, other = row["latency_p50_ms"], base.get(_same(row, *keys))
+    return other / own if own and other else None
+
+
+def _same(row: Row, *keys: str) -> Any:
+    return tuple(row[key] for key in ("model", "threads", "batch", "quick", *keys))
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Those that these rows have something for."""
+    return [name for name in COLUMNS if name != "x peer" or any(row.get("peer") for row in rows)]
 
 
 def write(rows: Sequence[Row], format: str, stream: IO[str]) -> None:
@@ -80,7 +110,7 @@ def write(rows: Sequence[Row], format: str, stream: IO[str]) -> None:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """One column a field, nested ones left out; null is an empty cell."""
-    rows = with_speedup(rows)
+    rows = with_ratios(rows)
     names = list(dict.fromkeys(name for row in rows for name in row if name not in NESTED))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
@@ -91,9 +121,10 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table's columns, and the machine below."""
-    lines = ["| " + " | ".join(COLUMNS) + " |"]
-    lines.append("|" + "|".join("---" if name in TEXT else "--:" for name in COLUMNS) + "|")
-    lines += ["| " + " | ".join(cell(row) for cell in COLUMNS.values()) + " |" for row in with_speedup(rows)]
+    names = columns(rows)
+    lines = ["| " + " | ".join(names) + " |"]
+    lines.append("|" + "|".join("---" if name in TEXT else "--:" for name in names) + "|")
+    lines += ["| " + " | ".join(COLUMNS[name](row) for name in names) + " |" for row in with_ratios(rows)]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes(rows))]) + "\n"
 
 
@@ -103,7 +134,7 @@ def print_table(rows: Sequence[Row], stream: IO[str]) -> None:
 
     width = None if stream.isatty() else 140
     console = Console(file=stream, width=width, highlight=False)
-    names = list(COLUMNS)
+    names = columns(rows)
     spare = iter(SPARE)
     free = console.options.update(max_width=1000)  # or the width would be cut to the console's before it is compared
     while console.measure(table(rows, names), options=free).maximum > console.width and (name := next(spare, None)):
@@ -123,7 +154,7 @@ def table(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> Table:
     for name in names:
         made.add_column(name, justify="left" if name in TEXT else "right", no_wrap=True)
     last: list[str] = []
-    rows = with_speedup(rows)
+    rows = with_ratios(rows)
     for i, row in enumerate(rows):
         cells = [COLUMNS[name](row) for name in names]
         shown = list(cells)
@@ -132,7 +163,7 @@ def table(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> Table:
                 shown[column] = ""
         last = cells
         ends = i + 1 < len(rows) and rows[i + 1]["model"] != row["model"]
-        made.add_row(*map(escape, shown), end_section=ends, style=None if row["status"] == "ok" else "red")
+        made.add_row(*map(escape, shown), end_section=ends, style=STYLES.get(row["status"], "red"))
     return made
 
 
@@ -143,6 +174,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         if row["status"] != "ok":
             failures.setdefault((row["status"], row["status_reason"]), []).append(_who(row))
     found = [f"{', '.join(who)}: {status}: {reason}" for (status, reason), who in failures.items()]
+    found += _peers(rows)
     sources = dict.fromkeys(row["top1_source"] for row in rows if row["top1_source"])
     reasons = dict.fromkeys(row["top1_reason"] for row in rows if row["top1_reason"])
     words = [f"{source.replace(':', ' on ', 1)}" for source in sources] + [f"- {reason}" for reason in reasons]
@@ -156,6 +188,19 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append("quick run: few samples, not for comparison")
     latest = rows[-1]
     return [*found, machine.line(latest["env"], latest["env"].get("roofs"), latest["created_utc"])]
+
+
+def _peers(rows: Sequence[Row]) -> list[str]:
+    """The other runtimes with their versions, and the settings that were fastest where there is a choice."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        if row.get("peer"):
+            settings = found.setdefault(row["peer"], {})
+            if row.get("peer_setting"):
+                whose = f"{row['model']} {row['technique']} {row['threads']}t"
+                settings.setdefault(row["peer_setting"], []).append(whose)
+    words = {peer: [f"{name}: {', '.join(whose)}" for name, whose in each.items()] for peer, each in found.items()}
+    return [": ".join(filter(None, (peer, "; ".join(settings)))) for peer, settings in words.items()]
 
 
 def _who(row: Row) -> str:

@@ -50,6 +50,12 @@ def bench(
     techniques: Annotated[str | None, _list("--techniques", "-t", "dense, weight, weight-0.8 ..")] = None,
     backends: Annotated[str | None, _list("--backends", "-b", "openmp, blas, numpy")] = None,
     threads: Annotated[str | None, typer.Option("--threads", help="Thread counts, for example 1,2.")] = None,
+    peers: Annotated[
+        str | None, typer.Option("--peers", help="Other runtimes, timed beside: onnxruntime,openvino ..")
+    ] = None,
+    peers_folder: Annotated[
+        Path, typer.Option("--peers-folder", help="Their environments, as `make peers` makes them.")
+    ] = Path(".peers"),
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
     data: Data = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few samples; marked as quick in every row.")] = False,
@@ -76,13 +82,13 @@ def bench(
         with Shown() as report:
             rows = run(
                 words(models), words(techniques), words(backends), counts, batch, data, quick, output, seed, fresh,
-                one_shot, tuned, report=report,
+                one_shot, tuned, report=report, peers=words(peers), peers_folder=peers_folder,
             )  # fmt: skip
     except KeyboardInterrupt:
         say(f"interrupted: what was finished is in {output}; the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
     tables.write(rows, view.value, sys.stdout)
-    failed = sum(row["status"] != "ok" for row in rows)
+    failed = sum(row["status"] not in ("ok", "skipped") for row in rows)
     if failed:
         say(f"{failed} of {len(rows)} cells failed")
         raise typer.Exit(PARTIAL)
