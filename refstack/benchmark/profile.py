@@ -32,6 +32,7 @@ from refstack.formats import Array
 from refstack.models import MODELS
 from refstack.ops import Conv2d, Linear
 from refstack.planner import Plan, plan
+from refstack.verification import refused
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,14 @@ def profile(made: Plan, x: Array, rounds: int = 50) -> list[StepProfile]:
     """Time each step of a plan in a call of its own.
 
     Args        x       float32 (batch, c, h, w)
-    Raises      CheckFailed     a step is wrong, or the steps one by one do not give the plan's output
+    Raises      CheckFailed     a step is wrong, a kernel has not passed `verify`, or the steps one by one do not give
+                                the plan's output
     """
     verdict = check_plan(made, x)
     if not verdict.passed:
         raise CheckFailed(verdict.problem)
+    if reasons := refused(step.kernel.name for step in made.steps):
+        raise CheckFailed("; ".join(reasons.values()))
     calls = [backend(step.kernel.backend).lower((step,), made.threads) for step in made.steps]
     samples: list[list[int]] = [[] for _ in calls]
     with made.lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.cells import Cell
 from refstack.benchmark.worker import ChildFailed, Worker
+from refstack.verification import refused
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Run:
 
 
 Progress = Callable[[str], None]
+Gate = Callable[[Iterable[str]], dict[str, str]]
 
 
 def measure(
@@ -81,15 +83,18 @@ def measure(
     parallel: int,
     seed: int = 0,
     progress: Progress = lambda text: None,
+    gate: Gate = refused,
 ) -> list[Run]:
     """Start a child for every cell, have it checked, time them all in rounds.
 
     Args        parallel    children that may load and check at once; they are timed one at a time all the same
                 progress    called once for each child that is loaded, and once for each round
+                gate        which of these kernels may not be timed, and why: those that `verify` has not passed
     """
     runs = [Run(cell, artifact) for cell, artifact in cells]
     with ExitStack() as stack:
         _load(runs, policy, parallel, progress, stack)
+        _refuse(runs, gate)
         rng = random.Random(seed)
         for turn in range(policy.rounds):
             order = [run for run in runs if run.status == "ok" and _takes_part(run, turn, policy)]
@@ -119,6 +124,15 @@ def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, st
         except ChildFailed as error:
             run.fail(error)
         progress(str(run.cell))
+
+
+def _refuse(runs: list[Run], gate: Gate) -> None:
+    """A cell whose checks went well on a kernel that is wrong elsewhere is not timed either."""
+    reasons = gate({kernel for run in runs if run.status == "ok" for kernel in run.facts["kernels"]})
+    for run in runs:
+        wrong = [reasons[kernel] for kernel in run.facts.get("kernels", ()) if kernel in reasons]
+        if wrong and run.status == "ok":
+            run.fail(ChildFailed("failed", "; ".join(wrong)))
 
 
 def _takes_part(run: Run, turn: int, policy: Policy) -> bool:

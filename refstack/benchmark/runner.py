@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from refstack.datasets import Dataset
 from refstack.errors import RefstackError
 from refstack.graph import Graph
 from refstack.models import MODELS
+from refstack.verification import refused
 
 OUTPUT = Path("results/bench.jsonl")
 UNITS = 6  # of progress for each cell: one to load and check it, the others are its share of the rounds
@@ -169,7 +171,8 @@ class _Sweep:
                 f"{model}: {len(rows)} of {len(cells)} cells are in the journal, --fresh measures them again"
             )
         for part in _parts(todo):
-            for run in measure(part, self.policy, self.allowed, self.seed, self._progress(len(part))):
+            gate = partial(refused, say=self.report.note)
+            for run in measure(part, self.policy, self.allowed, self.seed, self._progress(len(part)), gate):
                 rows[run.cell] = self._write(run, top1[run.cell.technique])
         return rows
 
