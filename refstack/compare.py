@@ -14,6 +14,7 @@ import numpy as np
 
 from refstack.backends import Step, backend
 from refstack.contract import SAMPLE, Bound, U, bound, textbook
+from refstack.errors import UsageError
 from refstack.formats import Array
 from refstack.graph import Graph, Node
 from refstack.kernels import Reorder, from_nchw, to_nchw
@@ -140,8 +141,10 @@ def rms_check(
     return RmsCheck(found / unit if np.isfinite(found) else np.inf, worse, len(places))
 
 
-def check_step(step: Step, threads: int) -> Check:
+def check_step(step: Step, threads: int, node: Node | None = None) -> Check:
     """Run one kernel on the values that stand in the arena and hold it to its bound.
+
+    `node` is the step's with its weights, which a lean plan's steps lack.
 
     Output and scratch are filled with 0xFF (NaN, -1) first, so what is not written shows; channels that a blocked
     layout adds must come out as zeros.
@@ -154,8 +157,9 @@ def check_step(step: Step, threads: int) -> Check:
         written.view(np.uint8).reshape(-1)[...] = 0xFF
     backend(step.kernel.backend).lower((step,), threads)()
     output = to_nchw(step.output, target, step.case.shape)
-    allowed = bound(step.node, inputs, step.kernel.algorithm)
-    result = check(step.node, inputs, output, step.kernel.name, step.case.word, allowed)
+    node = node or step.node
+    allowed = bound(node, inputs, step.kernel.algorithm)
+    result = check(node, inputs, output, step.kernel.name, step.case.word, allowed)
     if not np.array_equal(step.output, from_nchw(output, target), equal_nan=step.output.dtype != np.int8):
         return replace(result, worst=np.inf, problem=f"the channels that {target} adds are not zero")
     return result
@@ -195,19 +199,25 @@ class PlanCheck:
         return "" if self.repeatable else "the plan run as a whole differs from its steps run one by one"
 
 
-def check_plan(plan: Plan, x: Array, oracle: Array | None = None) -> PlanCheck:
+def check_plan(plan: Plan, x: Array, oracle: Array | None = None, graph: Graph | None = None) -> PlanCheck:
     """Hold every step of a plan to its bound, then the plan as a whole to its steps.
 
     Args        x       float32 (batch, c, h, w)
                 oracle  the float64 reference's output for x if it is known already
+                graph   the network with its weights, for a plan that was made from a file and let them go
+    Raises      UsageError  such a plan, and no graph
     """
+    if plan.lean and graph is None:
+        raise UsageError(f"{plan.graph.name}: its plan was made from a file; to check it, give what `load` reads there")
+    graph = graph or plan.graph
+    known = {node.name: node for node in graph}
     with plan.lock:
         plan.x[...] = x
-        layers = tuple(check_step(step, plan.threads) for step in plan.steps)
+        layers = tuple(check_step(step, plan.threads, known.get(step.node.name)) for step in plan.steps)
         stepwise = plan.y.copy()
     whole = plan.run(x)
     if oracle is None:
-        oracle = run(plan.graph, x.astype(np.float64))
+        oracle = run(graph, x.astype(np.float64))
     error = np.abs(whole - oracle).max()
     repeatable = np.array_equal(stepwise, whole)
     return PlanCheck(layers, repeatable, float(error), float(np.abs(oracle).max()), whole)
