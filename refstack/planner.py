@@ -21,12 +21,12 @@ from refstack.backends import Step, backend, heap, rows
 from refstack.errors import ResourceError, ShapeError, UsageError
 from refstack.formats import Array
 from refstack.graph import INPUT, Graph, Node
-from refstack.kernels import Case, Choice, Kernel, Reorder, candidates, case_of, layout_shape, select
+from refstack.kernels import Case, Choice, Kernel, Reorder, candidates, case_of, layout_shape, same_bytes, select
 from refstack.models import zoo
 from refstack.ops import Flatten, Shape
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slot:
     """One array of the arena: a value in a layout. `owner` is the slot whose bytes it shares (itself, if none)."""
 
@@ -127,10 +127,8 @@ def plan(
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UsageError(f"plan: {name} is {value!r}, wanted a whole number of at least 1")
     drafts, slots, output = _choose(graph, int(batch), rows(backends))
-    spans = _lifetimes(drafts, slots, output)
-    scratch = [d.choice.kernel.scratch(d.case) for d in drafts]
-    blocks = [memory.Block(slots[i].nbytes, *span) for i, span in spans.items()]
-    blocks += [memory.Block(nbytes, i, i) for i, nbytes in enumerate(scratch)]
+    _share(drafts, slots, output)
+    spans, scratch, blocks = _blocks(drafts, slots, output)
     offsets, arena_bytes = memory.offsets(blocks)
     arena = _allocate(arena_bytes)
 
@@ -170,6 +168,8 @@ def _choose(graph: Graph, batch: int, kernels: tuple[Kernel, ...]) -> tuple[list
         """The value in this layout, reordered from the first one it was written in if need be."""
         if layout not in values[name]:
             source = next(iter(values[name].values()))
+            if same_bytes(source.layout, layout, shapes[name]):
+                return slot(name, layout, alias=source)
             node = Node(f"{name}:{layout}", Reorder(source.layout, layout), (name,))
             case = case_of(node, (shapes[name],), dtypes[name], dtypes[name])
             choice = select(case, kernels)
@@ -195,6 +195,31 @@ def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: se
     able, _ = candidates(case, kernels)
     same = [row for row in able if row.backend == choice.kernel.backend and row.layouts[0] in layouts]
     return Choice(same[0], choice.refusals) if same else choice
+
+
+def _share(drafts: list[Draft], slots: list[Slot], output: Slot) -> None:
+    """An output takes the place of an input that nothing reads later, where the kernel allows it."""
+    last = {slot.owner: i for i, draft in enumerate(drafts) for slot in draft.inputs}
+    last[output.owner] = len(drafts)
+    for i, draft in enumerate(drafts):
+        owners, own = [slot.owner for slot in draft.inputs], draft.output
+        for source in draft.inputs if draft.choice.kernel.in_place else ():
+            alike = (source.dtype, source.nbytes) == (own.dtype, own.nbytes)
+            if alike and last[source.owner] == i and owners.count(source.owner) == 1:
+                last[source.owner] = last.get(own.owner, i)
+                for slot in [slot for slot in slots if slot.owner == own.owner]:
+                    slot.owner = source.owner
+                break
+
+
+def _blocks(
+    drafts: list[Draft], slots: list[Slot], output: Slot
+) -> tuple[dict[int, tuple[int, int]], list[int], list[memory.Block]]:
+    """(lifetime of every owner, scratch of every step, what the arena must hold: the owners, then the scratch)"""
+    spans = _lifetimes(drafts, slots, output)
+    scratch = [draft.choice.kernel.scratch(draft.case) for draft in drafts]
+    blocks = [memory.Block(slots[i].nbytes, *span) for i, span in spans.items()]
+    return spans, scratch, blocks + [memory.Block(nbytes, i, i) for i, nbytes in enumerate(scratch)]
 
 
 def _lifetimes(drafts: list[Draft], slots: list[Slot], output: Slot) -> dict[int, tuple[int, int]]:

@@ -197,7 +197,7 @@ def kernels() -> tuple[Kernel, ...]:
             Kernel(op, "ternary", NAME, "signs", signs, (is_ungrouped,), pack=pack_ternary, blocks=(BLOCK,),
                    nonfinite="spreads"),
         ]  # fmt: skip
-    rows += [Kernel(op, "float32", NAME, "numexpr", pointwise) for op in ("relu", "add")]
+    rows += [Kernel(op, "float32", NAME, "numexpr", pointwise, in_place=True) for op in ("relu", "add")]
     rows += [Kernel("maxpool", dtype, NAME, "taps", maxpool) for dtype in ("float32", "int8")]
     return tuple(rows)
 

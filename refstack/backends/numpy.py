@@ -43,7 +43,7 @@ def kernels() -> tuple[Kernel, ...]:
     weighted = {"conv2d": tuple(FORMATS), "linear": tuple(FORMATS), "batchnorm": ("dense",)}
     integer = ("maxpool", "flatten", "concat")
     listed = [
-        Kernel(op, format, NAME, "reference", reference)
+        Kernel(op, format, NAME, "reference", reference, in_place=op in ("relu", "add", "batchnorm", "softmax"))
         for op in OPS
         for format in weighted.get(op, ("float32", "int8") if op in integer else ("float32",))
     ]
