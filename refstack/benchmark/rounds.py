@@ -128,7 +128,7 @@ def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, st
 
 def _refuse(runs: list[Run], gate: Gate) -> None:
     """A cell whose checks went well on a kernel that is wrong elsewhere is not timed either."""
-    reasons = gate({kernel for run in runs if run.status == "ok" for kernel in run.facts["kernels"]})
+    reasons = gate({kernel for run in runs if run.status == "ok" for kernel in run.facts.get("kernels", ())})
     for run in runs:
         wrong = [reasons[kernel] for kernel in run.facts.get("kernels", ()) if kernel in reasons]
         if wrong and run.status == "ok":
