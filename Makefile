@@ -8,7 +8,7 @@ PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
-.PHONY: bench peers test nightly lint format mutants mutants-python sanitize coverage-c clean
+.PHONY: bench peers test nightly lint format mutants mutants-python sanitize coverage-c neon clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
@@ -50,6 +50,10 @@ sanitize: $(VENV)/.installed-test
 
 coverage-c: $(VENV)/.installed-test
 	PYTHONPATH=tools $(BIN)/python -m mutation.coverage $(ARGS)
+
+# On x86-64: apt install gcc-aarch64-linux-gnu qemu-user. Another processor: ARGS="--cc riscv64-linux-gnu-gcc --run qemu-riscv64"
+neon: $(VENV)/.installed
+	PYTHONPATH=tools $(BIN)/python -m cross.verify $(ARGS)
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

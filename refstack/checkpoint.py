@@ -66,7 +66,7 @@ def save(graph: Graph, path: str | os.PathLike[str], dtype: Dtype = "float32") -
             f"{graph.name}: attributes or meta are not JSON ({error}); use numbers, words, lists"
         ) from None
     try:
-        _rebuild(container.parse(text, "meta"), tensors)  # nothing is written that would not be read
+        _rebuild(container.parse(text, "meta"), dict(tensors))  # nothing is written that would not be read
     except RefstackError as error:
         raise type(error)(f"{graph.name}: {error}") from None
     container.write(Path(path), tensors, text)
@@ -170,8 +170,9 @@ def _numbers(encoding: Any) -> dict[str, Any]:
     }
 
 
-def _rebuild(structure: Any, tensors: dict[str, Array]) -> Graph:
-    for name, array in tensors.items():
+def _rebuild(structure: Any, left: dict[str, Array]) -> Graph:
+    """The graph. Tensors are taken out of `left`, so that no packed or half form outlives the one it becomes."""
+    for name, array in left.items():
         if array.dtype.kind == "f":
             require_finite(array, f"tensor {name}")
     keys(structure, {"version", "name", "input_shape", "nodes", "meta"}, "metadata")
@@ -185,7 +186,6 @@ def _rebuild(structure: Any, tensors: dict[str, Array]) -> Graph:
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_NODES:
         raise FormatError(f"metadata: nodes must be a list of 1 to {MAX_NODES}")
     input_shape = tuple(_typed(size, int, "input_shape") for size in shape)
-    left = dict(tensors)
     nodes = tuple(_node(entry, left, f"node {i}") for i, entry in enumerate(entries))
     if left:
         stray = sorted(left)

@@ -14,9 +14,11 @@ import numpy as np
 
 from refstack.backends import Step, backend
 from refstack.contract import SAMPLE, Bound, U, bound, textbook
+from refstack.errors import UsageError
 from refstack.formats import Array
-from refstack.graph import Graph, Node
+from refstack.graph import INPUT, Graph, Node
 from refstack.kernels import Reorder, from_nchw, to_nchw
+from refstack.ops import Flatten
 from refstack.planner import Plan
 from refstack.reference import run
 
@@ -140,25 +142,64 @@ def rms_check(
     return RmsCheck(found / unit if np.isfinite(found) else np.inf, worse, len(places))
 
 
-def check_step(step: Step, threads: int) -> Check:
+def check_step(step: Step, threads: int, node: Node | None = None) -> Check:
     """Run one kernel on the values that stand in the arena and hold it to its bound.
 
-    Output and scratch are filled with 0xFF (NaN, -1) first, so what is not written shows; channels that a blocked
-    layout adds must come out as zeros.
+    `node` is the step's with its weights, which a lean plan's steps lack.
+
+    Output and scratch are filled with 0xFF (NaN, -1) first, so what is not written shows. (An output in the place of an
+    input holds that: what is not written then shows unless it was right already.) Channels that a blocked layout adds
+    must come out as zeros.
     """
-    source, target = step.kernel.layouts
-    if isinstance(step.case.op, Reorder):
-        source, target = step.case.op.source, step.case.op.target
+    source, target = _layouts(step)
     inputs = tuple(np.array(to_nchw(x, source, shape)) for x, shape in zip(step.inputs, step.case.inputs, strict=True))
-    for written in (step.output, step.scratch):
+    in_place = any(np.may_share_memory(step.output, x) for x in step.inputs)
+    for written in (step.scratch,) if in_place else (step.output, step.scratch):
         written.view(np.uint8).reshape(-1)[...] = 0xFF
     backend(step.kernel.backend).lower((step,), threads)()
     output = to_nchw(step.output, target, step.case.shape)
-    allowed = bound(step.node, inputs, step.kernel.algorithm)
-    result = check(step.node, inputs, output, step.kernel.name, step.case.word, allowed)
+    node = node or step.node
+    allowed = bound(node, inputs, step.kernel.algorithm)
+    result = check(node, inputs, output, step.kernel.name, step.case.word, allowed)
     if not np.array_equal(step.output, from_nchw(output, target), equal_nan=step.output.dtype != np.int8):
         return replace(result, worst=np.inf, problem=f"the channels that {target} adds are not zero")
     return result
+
+
+def _layouts(step: Step) -> tuple[str, str]:
+    """Of what a step reads and writes."""
+    op = step.case.op
+    return (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
+
+
+class _Values:
+    """What each layer wrote, byte for byte, until its last reader has been asked whether it found just that.
+
+    Each step is judged on the inputs that it got, so a value that was written over on its way shows nowhere else.
+    """
+
+    def __init__(self, graph: Graph, x: Array) -> None:
+        self.written = {INPUT: x.tobytes()}
+        self.same = {node.name: node.inputs[0] for node in graph if isinstance(node.op, Flatten)}
+
+    def differs(self, name: str, found: Array) -> bool:
+        """Whether a value is not what was written; a flattened one is the same bytes."""
+        while name in self.same:
+            name = self.same[name]
+        return found.tobytes() != self.written[name]
+
+    def lost(self, step: Step) -> str:
+        """In words which input of a step has not arrived, or nothing."""
+        source, _ = _layouts(step)
+        for name, x, shape in zip(step.node.inputs, step.inputs, step.case.inputs, strict=True):
+            if self.differs(name, to_nchw(x, source, shape)):
+                return f"it does not get what {name} wrote: the arena overlaps, or the layout is another"
+        return ""
+
+    def keep(self, step: Step) -> None:
+        """Remember what a step wrote; a reorder's output is the value that it read."""
+        if not isinstance(step.case.op, Reorder):
+            self.written[step.node.name] = to_nchw(step.output, _layouts(step)[1], step.case.shape).tobytes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,22 +236,35 @@ class PlanCheck:
         return "" if self.repeatable else "the plan run as a whole differs from its steps run one by one"
 
 
-def check_plan(plan: Plan, x: Array, oracle: Array | None = None) -> PlanCheck:
+def check_plan(plan: Plan, x: Array, oracle: Array | None = None, graph: Graph | None = None) -> PlanCheck:
     """Hold every step of a plan to its bound, then the plan as a whole to its steps.
 
     Args        x       float32 (batch, c, h, w)
                 oracle  the float64 reference's output for x if it is known already
+                graph   the network with its weights, for a plan that was made from a file and let them go
+    Raises      UsageError  such a plan, and no graph
     """
+    if plan.lean and graph is None:
+        raise UsageError(f"{plan.graph.name}: its plan was made from a file; to check it, give what `load` reads there")
+    graph = graph or plan.graph
+    known = {node.name: node for node in graph}
+    values, layers = _Values(graph, x), []
     with plan.lock:
         plan.x[...] = x
-        layers = tuple(check_step(step, plan.threads) for step in plan.steps)
+        for step in plan.steps:
+            lost = values.lost(step)
+            verdict = check_step(step, plan.threads, known.get(step.node.name))
+            layers.append(replace(verdict, worst=np.inf, problem=lost) if lost else verdict)
+            values.keep(step)
         stepwise = plan.y.copy()
+    if layers and values.differs(graph.output, stepwise):
+        layers[-1] = replace(layers[-1], worst=np.inf, problem=f"the output is not what {graph.output} wrote")
     whole = plan.run(x)
     if oracle is None:
-        oracle = run(plan.graph, x.astype(np.float64))
+        oracle = run(graph, x.astype(np.float64))
     error = np.abs(whole - oracle).max()
     repeatable = np.array_equal(stepwise, whole)
-    return PlanCheck(layers, repeatable, float(error), float(np.abs(oracle).max()), whole)
+    return PlanCheck(tuple(layers), repeatable, float(error), float(np.abs(oracle).max()), whole)
 
 
 def reference_error(graph: Graph, x: Array, oracle: Array) -> float:

@@ -16,17 +16,29 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import numpy as np
 import safetensors.numpy
 
 from refstack.errors import FormatError, ResourceError, UsageError
 from refstack.formats import Array
 
 KEY = "refstack"
-DTYPES = {"F64": 8, "F32": 4, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1}  # what refstack writes, bytes each
+DTYPES = {
+    name: np.dtype(code)
+    for name, code in (
+        ("F64", "<f8"),
+        ("F32", "<f4"),
+        ("F16", "<f2"),
+        ("I64", "<i8"),
+        ("I32", "<i4"),
+        ("I8", "i1"),
+        ("U8", "u1"),
+    )
+}  # what refstack writes
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
@@ -74,15 +86,6 @@ def read(path: Path) -> tuple[str, dict[str, Array]]:
 
     Raises      UsageError the file cannot be opened; FormatError it is not what safetensors and the limits allow
     """
-    text, content = _read(path)
-    try:
-        return text, safetensors.numpy.load(content)
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"{error}; {WANTED}") from None
-
-
-def _read(path: Path) -> tuple[str, bytes]:
-    """(structure as JSON text, all bytes) of a file whose header is sound."""
     try:
         # O_NONBLOCK: opening a pipe must not wait for a writer
         with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -101,16 +104,31 @@ def _read(path: Path) -> tuple[str, bytes]:
                     f"read): truncated or not a checkpoint; {WANTED}"
                 )
             header = first + file.read(length - 1)
-            text = _check_header(header, status.st_size - 8 - length)
-            return text, start + header + file.read()
+            text, found = _check_header(header, status.st_size - 8 - length)
+            return text, {name: _tensor(file, name, *each) for name, each in found.items()}
     except OSError as error:
         if error.errno == errno.EISDIR:
             raise FormatError(f"is a folder; {WANTED}") from None
         raise UsageError(f"{path}: cannot be read: {error.strerror}; {WANTED}") from None
 
 
-def _check_header(header: bytes, data_bytes: int) -> str:
-    """FormatError unless the tensors tile the data exactly; returns the structure's JSON text."""
+def _tensor(file: FileIO, name: str, dtype: str, shape: list[int]) -> Array:
+    """The next tensor of the file, read into its own memory: there is never a second copy of the whole."""
+    array = np.empty(shape, DTYPES[dtype])
+    room = array.reshape(-1).view(np.uint8).data
+    while room:
+        got = file.readinto(room)
+        if not got:
+            raise FormatError(f"tensor {name!r:.80}: the file ends inside; is another program writing to it?")
+        room = room[got:]
+    return array
+
+
+def _check_header(header: bytes, data_bytes: int) -> tuple[str, dict[str, tuple[str, list[int]]]]:
+    """(structure's JSON text, dtype and shape of every tensor in the file's order); the tensors tile the data exactly.
+
+    Raises      FormatError
+    """
     try:
         entries = parse(header.decode(), "header at byte 8")
     except UnicodeDecodeError as error:
@@ -130,8 +148,9 @@ def _check_header(header: bytes, data_bytes: int) -> str:
         raise FormatError(f"{kind}: the tensors take {end} bytes, {data_bytes} follow the header; copy the file again")
     if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
         raise FormatError(f"the metadata key {KEY!r} with the network's structure is missing; {WANTED}")
-    text: str = metadata[KEY]
-    return text
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise FormatError(f"header at byte 8: metadata must be text by name; {WANTED}")
+    return metadata[KEY], {name: (entries[name]["dtype"], entries[name]["shape"]) for _, _, name in spans}
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
@@ -148,7 +167,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
         raise FormatError(f"{where}: {len(shape)} axes and {len(offsets)} offsets, wanted at most {MAX_AXES} and 2")
     if math.prod(max(1, axis) for axis in shape) >= 2**40:  # NumPy refuses such strides even if an axis of 0 is there
         raise FormatError(f"{where}: shape {shape!r:.60} is too large")
-    size = math.prod(shape) * DTYPES[entry["dtype"]]
+    size = math.prod(shape) * DTYPES[entry["dtype"]].itemsize
     if offsets[1] - offsets[0] != size:
         raise FormatError(f"{where}: {offsets[1] - offsets[0]} bytes stored, {entry['dtype']} {shape} takes {size}")
     return offsets[0], offsets[1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy
 
 from refstack import datasets
-from refstack.backends import backend, build
+from refstack.backends import backend, build, openmp
 from refstack.errors import RefstackError, UsageError
 from refstack.models import MODELS, zoo
 
@@ -76,11 +76,11 @@ def _openmp() -> Finding:
     reason = backend("openmp").unavailable()
     if reason:
         return Finding("openmp", False, reason, "apt install gcc, or set REFSTACK_CC")
-    count = len(backend("openmp").kernels())
+    count = f"{len(backend('openmp').kernels())} kernels, vectors of {openmp.library().rs_vector_width()} float32"
     without = build.build_report()["built_without"]
     if "-fopenmp" in without:
-        return Finding("openmp", False, f"{count} kernels, built without {without}", "apt install gcc libgomp1")
-    return Finding("openmp", True, f"{count} kernels" + (f", built without {without}" if without else ""))
+        return Finding("openmp", False, f"{count}, built without {without}", "apt install gcc libgomp1")
+    return Finding("openmp", True, count + (f", built without {without}" if without else ""))
 
 
 def _backend(name: str) -> Finding:

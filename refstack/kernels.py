@@ -7,6 +7,7 @@ Kernel names are op.format.backend.variant, e.g. conv2d.csr.openmp.planar; one g
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,12 @@ def layout_shape(layout: str, shape: Shape) -> Shape:
         return n, h, w, c
     block = layout_block(layout)
     return n, -(-c // block), h, w, block
+
+
+def same_bytes(one: str, other: str, shape: Shape) -> bool:
+    """Whether two layouts hold a value in the same bytes: whole blocks of channels, and one pixel."""
+    sizes = {math.prod(layout_shape(layout, shape)) for layout in (one, other)}
+    return len(sizes) == 1 and math.prod(shape[2:]) == 1
 
 
 def from_nchw(x: Array, layout: str) -> Array:
@@ -240,6 +247,7 @@ class Kernel:
     exact       integer data below 2**24 gives the exact integer result
     algorithm   whose error bound it is held to: direct (each product once, in any order), winograd2, winograd4
     nonfinite   what NaN and infinities in x do: "exact", what the reference says; "spreads", the same and more of them
+    in_place    the output may be the very array of an input of its size: a number is read before it is written over
     """
 
     op: str
@@ -255,6 +263,7 @@ class Kernel:
     exact: bool = True
     algorithm: str = "direct"
     nonfinite: str = "exact"
+    in_place: bool = False
     summary: str = ""
 
     @property

@@ -8,23 +8,25 @@ After that nothing is allocated, chosen or checked but x's shape.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
 
 from refstack import memory
-from refstack.backends import Step, backend, rows
+from refstack.backends import Step, backend, heap, rows
 from refstack.errors import ResourceError, ShapeError, UsageError
 from refstack.formats import Array
 from refstack.graph import INPUT, Graph, Node
-from refstack.kernels import Case, Choice, Kernel, Reorder, candidates, case_of, layout_shape, select
+from refstack.kernels import Case, Choice, Kernel, Reorder, candidates, case_of, layout_shape, same_bytes, select
+from refstack.models import zoo
 from refstack.ops import Flatten, Shape
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slot:
     """One array of the arena: a value in a layout. `owner` is the slot whose bytes it shares (itself, if none)."""
 
@@ -58,6 +60,7 @@ class Plan:
     steps           kernel calls in order, reorders included
     choices         node name -> the kernel it got and why others were refused
     arena_bytes     activations and scratch          weight_bytes    packed weights
+    lean            the network's own weights are gone where kernels have theirs: graph and steps lack them
     """
 
     graph: Graph
@@ -71,6 +74,7 @@ class Plan:
     x: Array
     y: Array
     segments: tuple[Callable[[], None], ...]
+    lean: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -109,49 +113,48 @@ class Plan:
 
 
 def plan(
-    graph: Graph,
+    network: Graph | str | os.PathLike[str],
     batch: int = 1,
     backends: Sequence[str] = ("openmp", "blas", "numpy"),
     threads: int = 1,
     tuned: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Choose, place and pack everything that running `graph` takes.
+    """Choose, place and pack everything that running a network takes.
 
-    Args        backends    in order of preference; `blas` falls back to `numpy` where it has no row
+    Args        network     a graph, which is left as it is; or a name or path, as `load` takes it: then each weight is
+                            let go as soon as it is packed, and a process holds little more than `planned_bytes`
+                backends    in order of preference; `blas` falls back to `numpy` where it has no row
                 tuned       case word -> kernel to prefer, where it can run the case (benchmark.choices.tuned)
-    Raises      UsageError, NoKernelError, BackendUnavailable, CompileError, ResourceError
+    Raises      UsageError, NoKernelError, BackendUnavailable, CompileError, ResourceError; what `load` raises
     """
+    lean = not isinstance(network, Graph)
+    graph = network if isinstance(network, Graph) else zoo.load(network)
     backends = (backends,) if isinstance(backends, str) else tuple(backends)
     for name, value in (("batch", batch), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UsageError(f"plan: {name} is {value!r}, wanted a whole number of at least 1")
     drafts, slots, output = choose(graph, int(batch), rows(backends), tuned or {})
-    spans = _lifetimes(drafts, slots, output)
-    scratch = [d.choice.kernel.scratch(d.case) for d in drafts]
-    blocks = [memory.Block(slots[i].nbytes, *span) for i, span in spans.items()]
-    blocks += [memory.Block(nbytes, i, i) for i, nbytes in enumerate(scratch)]
+    _share(drafts, slots, output)
+    spans, scratch, blocks = _blocks(drafts, slots, output)
     offsets, arena_bytes = memory.offsets(blocks)
     arena = _allocate(arena_bytes)
 
+    if lean:
+        graph = graph.with_nodes([_bare(node) for node in graph])
+    choices = {draft.node.name: draft.choice for draft in drafts}
     placed = dict(zip(spans, offsets, strict=False))
     views = [_view(arena, placed[slot.owner], slot) for slot in slots]
-    steps = []
-    for i, draft in enumerate(drafts):
-        start = offsets[len(spans) + i]
-        inputs = tuple(views[slot.index] for slot in draft.inputs)
-        packed = {name: aligned(array) for name, array in draft.choice.kernel.pack(draft.node, draft.case).items()}
-        working = arena[start : start + scratch[i]]
-        steps.append(
-            Step(draft.node, draft.case, draft.choice.kernel, inputs, views[draft.output.index], packed, working)
-        )
+    working = [arena[start : start + size] for start, size in zip(offsets[len(spans) :], scratch, strict=True)]
+    steps = _packed(drafts, views, working, lean)
     weight_bytes = sum(_weight_bytes(step) for step in steps)
-    choices = {draft.node.name: draft.choice for draft in drafts}
     segments = tuple(
         backend(name).lower(tuple(run), threads) for name, run in groupby(steps, key=lambda s: s.kernel.backend)
     )
+    if lean:
+        heap.trim()
     return Plan(
         graph, int(batch), int(threads), backends, tuple(steps), choices, arena_bytes, weight_bytes,
-        views[0], views[output.index], segments,
+        views[0], views[output.index], segments, lean,
     )  # fmt: skip
 
 
@@ -183,6 +186,8 @@ def choose(
         """The value in this layout, reordered from the first one it was written in if need be."""
         if layout not in values[name]:
             source = next(iter(values[name].values()))
+            if same_bytes(source.layout, layout, shapes[name]):
+                return slot(name, layout, alias=source)
             node = Node(f"{name}:{layout}", Reorder(source.layout, layout), (name,))
             case = case_of(node, (shapes[name],), dtypes[name], dtypes[name])
             choice = select(case, kernels)
@@ -215,6 +220,31 @@ def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: se
     return Choice(same[0], choice.refusals) if same else choice
 
 
+def _share(drafts: list[Draft], slots: list[Slot], output: Slot) -> None:
+    """An output takes the place of an input that nothing reads later, where the kernel allows it."""
+    last = {slot.owner: i for i, draft in enumerate(drafts) for slot in draft.inputs}
+    last[output.owner] = len(drafts)
+    for i, draft in enumerate(drafts):
+        owners, own = [slot.owner for slot in draft.inputs], draft.output
+        for source in draft.inputs if draft.choice.kernel.in_place else ():
+            alike = (source.dtype, source.nbytes) == (own.dtype, own.nbytes)
+            if alike and last[source.owner] == i and owners.count(source.owner) == 1:
+                last[source.owner] = last.get(own.owner, i)
+                for slot in [slot for slot in slots if slot.owner == own.owner]:
+                    slot.owner = source.owner
+                break
+
+
+def _blocks(
+    drafts: list[Draft], slots: list[Slot], output: Slot
+) -> tuple[dict[int, tuple[int, int]], list[int], list[memory.Block]]:
+    """(lifetime of every owner, scratch of every step, what the arena must hold: the owners, then the scratch)"""
+    spans = _lifetimes(drafts, slots, output)
+    scratch = [draft.choice.kernel.scratch(draft.case) for draft in drafts]
+    blocks = [memory.Block(slots[i].nbytes, *span) for i, span in spans.items()]
+    return spans, scratch, blocks + [memory.Block(nbytes, i, i) for i, nbytes in enumerate(scratch)]
+
+
 def _lifetimes(drafts: list[Draft], slots: list[Slot], output: Slot) -> dict[int, tuple[int, int]]:
     """Owner slot -> (first, last) step at which its bytes are in use. Input and output live at the edges."""
     spans: dict[int, tuple[int, int]] = {slots[0].owner: (0, 0)}
@@ -225,6 +255,24 @@ def _lifetimes(drafts: list[Draft], slots: list[Slot], output: Slot) -> dict[int
     first, _ = spans.get(output.owner, (0, 0))
     spans[output.owner] = (first, len(drafts))
     return spans
+
+
+def _packed(drafts: list[Draft], views: list[Array], working: list[Array], lean: bool) -> list[Step]:
+    """Steps of the drafts, which are used up: of a lean plan nothing else holds the weights."""
+    steps = []
+    for scratch in working:
+        draft = drafts.pop(0)
+        kernel, node = draft.choice.kernel, draft.node
+        packed = {name: aligned(array) for name, array in kernel.pack(node, draft.case).items()}
+        inputs = tuple(views[slot.index] for slot in draft.inputs)
+        kept = _bare(node) if lean and isinstance(kernel.run, str) else node
+        steps.append(Step(kept, draft.case, kernel, inputs, views[draft.output.index], packed, scratch))
+    return steps
+
+
+def _bare(node: Node) -> Node:
+    """The node without arrays: what a C kernel computes with stands in its pack."""
+    return replace(node, weight=None, bias=None, mean=None, var=None)
 
 
 def _weight_bytes(step: Step) -> int:

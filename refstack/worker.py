@@ -171,9 +171,9 @@ def memory_bytes(field: str) -> int | None:
 
 
 def reset_peak() -> str:
-    """Start VmHWM anew, so that reading the file does not count. What the peak is measured from, in words."""
+    """Start VmHWM anew. What a peak is measured from, in words."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return "start of the process"
-    return "network loaded"
+    return "baseline"

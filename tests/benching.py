@@ -60,12 +60,12 @@ def fault(step):
     {fault}
 honest = next(row.run for row in rows if row.op == "linear")
 home.kernels = lambda: tuple(replace(row, run=fault) if row.op == "linear" else row for row in rows)
-from refstack.benchmark.child import main
+from refstack.{child} import main
 main()
 """
 TRUSTED = worker.COMMAND
 
 
-def planted(fault: str) -> tuple[str, ...]:
+def planted(fault: str, child: str = "benchmark.child") -> tuple[str, ...]:
     """Command of a child whose linear kernel does this on top of the right thing."""
-    return sys.executable, "-c", PLANT.format(fault=fault)
+    return sys.executable, "-c", PLANT.format(fault=fault, child=child)

@@ -19,7 +19,8 @@ RANKED = [path for path in FILES if path != ROOT / "__init__.py"]
 ORDER = (
     ("__main__",),
     ("cli",),
-    ("benchmark", "verification", "doctor", "train"),
+    ("benchmark", "doctor", "train"),
+    ("verification",),
     ("evaluation", "exporter", "peers"),
     ("compare",),
     ("planner",),

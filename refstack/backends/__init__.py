@@ -5,6 +5,7 @@ Each module offers
     FALLBACK                backends whose rows stand behind its own
     unavailable()           None, or why it cannot run on this machine and how to change that
     kernels()               its rows, best first
+    build_id()              what beside refstack's own files decides what they compute: libraries, compiler, processor
     lower(steps, threads)   a function without arguments that runs the steps in order
 ctypes and compilers are touched only below this package, and only when a backend is used.
 """
@@ -49,6 +50,7 @@ class Backend(Protocol):
 
     def unavailable(self) -> str | None: ...
     def kernels(self) -> tuple[Kernel, ...]: ...
+    def build_id(self) -> str: ...
     def lower(self, steps: Sequence[Step], threads: int) -> Callable[[], None]: ...
 
 

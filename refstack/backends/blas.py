@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from refstack.backends import Step
+from refstack.backends import Step, numpy
 from refstack.backends.numpy import held
 from refstack.formats import Array, Bsr, Csr, Ternary
 from refstack.graph import Node
@@ -197,9 +197,17 @@ def kernels() -> tuple[Kernel, ...]:
             Kernel(op, "ternary", NAME, "signs", signs, (is_ungrouped,), pack=pack_ternary, blocks=(BLOCK,),
                    nonfinite="spreads"),
         ]  # fmt: skip
-    rows += [Kernel(op, "float32", NAME, "numexpr", pointwise) for op in ("relu", "add")]
+    rows += [Kernel(op, "float32", NAME, "numexpr", pointwise, in_place=True) for op in ("relu", "add")]
     rows += [Kernel("maxpool", dtype, NAME, "taps", maxpool) for dtype in ("float32", "int8")]
     return tuple(rows)
+
+
+def build_id() -> str:
+    """NumPy's, and the versions of the other two."""
+    import numexpr
+    import scipy
+
+    return f"{numpy.build_id()}, scipy {scipy.__version__}, numexpr {numexpr.__version__}"
 
 
 def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:

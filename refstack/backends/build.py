@@ -266,10 +266,15 @@ def _load(path: Path, key: str) -> ctypes.CDLL:
     if content[-SEAL_BYTES:] != _seal(content[:-SEAL_BYTES], key):
         raise ValueError("its content is not what was written for this key")
     loaded = ctypes.CDLL(str(path))
-    if _text(loaded, "rs_key") != key:
+    if key_of(loaded) != key:
         dlclose(loaded._handle)  # or the loader would answer with it whenever this path is asked for again
         raise ValueError("it was built for another key")
     return loaded
+
+
+def key_of(loaded: ctypes.CDLL) -> str:
+    """The key that a library was built for."""
+    return _text(loaded, "rs_key")
 
 
 def _text(loaded: ctypes.CDLL, name: str) -> str:

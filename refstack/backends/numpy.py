@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from threadpoolctl import ThreadpoolController
+import numpy as np
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from refstack.backends import Step
+from refstack.backends.build import cpu_features
 from refstack.formats import FORMATS
 from refstack.kernels import Kernel, Reorder, from_nchw, to_nchw
 from refstack.ops import OPS
@@ -41,11 +43,25 @@ def kernels() -> tuple[Kernel, ...]:
     weighted = {"conv2d": tuple(FORMATS), "linear": tuple(FORMATS), "batchnorm": ("dense",)}
     integer = ("maxpool", "flatten", "concat")
     listed = [
-        Kernel(op, format, NAME, "reference", reference)
+        Kernel(op, format, NAME, "reference", reference, in_place=op in ("relu", "add", "batchnorm", "softmax"))
         for op in OPS
         for format in weighted.get(op, ("float32", "int8") if op in integer else ("float32",))
     ]
     return (*listed, *(Kernel("reorder", dtype, NAME, "reference", reorder) for dtype in ("float32", "int8")))
+
+
+def build_id() -> str:
+    """NumPy, and the BLAS behind it as it has tuned itself to this processor."""
+    return f"numpy {np.__version__}, {blas()}, {cpu_features()}"
+
+
+def blas() -> str:
+    """Library behind numpy's matrix products, with version and the core it was tuned for."""
+    found = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    if not found:
+        return ""
+    used = min(found, key=lambda info: "numpy" not in info["filepath"])  # scipy brings one of its own
+    return " ".join(str(used.get(name) or "") for name in ("internal_api", "version", "architecture"))
 
 
 @contextmanager

@@ -146,6 +146,11 @@ def _block(layout: str) -> int:
     return 1 if layout == "nchw" else layout_block(layout)
 
 
+def build_id() -> str:
+    """The key of the compiled library: flags, compiler, processor. Compiles it."""
+    return build.key_of(library())
+
+
 @cache
 def kernels() -> tuple[Kernel, ...]:
     """The rows, best first for every op and format. Compiles the library, which knows the vector width."""

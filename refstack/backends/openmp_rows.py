@@ -334,11 +334,11 @@ def _pointwise(v: int) -> tuple[Kernel, ...]:
         *_both(v, "maxpool.int8", "maxpool_int8", "largest of each window"),
         *_both(v, "avgpool.float32", "avgpool_float32", "mean of each window", packing.avgpool, exact=False),
         *_both(v, "globalavgpool.float32", "globalavgpool_float32", "mean of each plane", exact=False),
-        *_both(v, "relu.float32", "relu_float32", "one pass"),
-        *_both(v, "add.float32", "add_float32", "one pass"),
+        *_both(v, "relu.float32", "relu_float32", "one pass", in_place=True),
+        *_both(v, "add.float32", "add_float32", "one pass", in_place=True),
         *_both(v, "quantize.float32", "quantize_float32", "one pass, NaN gives -128", packing.quantize),
-        *_both(v, "batchnorm.dense", "batchnorm_dense", "one pass", packing.batchnorm, exact=False),
-        _row("softmax.float32.planar", "softmax_float32", "shifted by the largest", exact=False),
+        *_both(v, "batchnorm.dense", "batchnorm_dense", "one pass", packing.batchnorm, exact=False, in_place=True),
+        _row("softmax.float32.planar", "softmax_float32", "shifted by the largest", exact=False, in_place=True),
     )
 
 

@@ -44,6 +44,8 @@ def filters(node: Node, case: Case) -> Array:
 
 def pad_axis(array: Array, axis: int, multiple: int) -> Array:
     """Zeros behind one axis, up to a multiple."""
+    if array.shape[axis] % multiple == 0:
+        return array
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, -array.shape[axis] % multiple)
     return np.pad(array, widths)
@@ -142,10 +144,12 @@ def tile_grid(m: int, case: Case) -> tuple[int, int]:
 def winograd(v: int, algorithm: Winograd, node: Node, case: Case) -> Packed:
     """[A*A] register tiles of the transformed filters, each a 1x1 convolution's, 2 blocks wide."""
     _, images = tile_grid(algorithm.m, case)
-    u = algorithm.filters(filters(node, case)).astype(np.float32)
-    points = [tiles(u[:, :, i, j, None, None], v, v, 2) for i, j in np.ndindex(u.shape[2:])]
-    sizes = integers(2, images)
-    return {"bias": bias(node, case.shape[1], v), "weights": contiguous(np.concatenate(points)), "sizes": sizes}
+    w, size = filters(node, case), algorithm.m + 2
+    u = np.empty((size, size, *w.shape[:2]), np.float32)
+    for k in range(0, len(w), 16):  # in float64 all at once would be the largest array of a plan
+        u[..., k : k + 16, :] = algorithm.filters(w[k : k + 16]).transpose(2, 3, 0, 1)
+    points = np.stack([tiles(u[i, j, ..., None, None], v, v, 2) for i, j in np.ndindex(size, size)])
+    return {"bias": bias(node, case.shape[1], v), "weights": points, "sizes": integers(2, images)}
 
 
 def depthwise(v: int, node: Node, case: Case) -> Packed:
@@ -292,7 +296,9 @@ def csr_linear(node: Node, case: Case) -> Packed:
 def words(v: int, codes: Array) -> Array:
     """Two bits for each of v codes that follow each other: one word of 2*v bits (rs_ternary.h)."""
     dtype = {4: np.uint8, 8: np.uint16, 16: np.uint32}[v]
-    return np.bitwise_or.reduce(codes.reshape(-1, v).astype(dtype) << np.arange(0, 2 * v, 2, dtype=dtype), axis=1)
+    fours = codes.reshape(-1, 4)
+    coded = fours[:, 0] | fours[:, 1] << 2 | fours[:, 2] << 4 | fours[:, 3] << 6
+    return coded.view(dtype)
 
 
 def table(v: int, weight: Ternary) -> Array:

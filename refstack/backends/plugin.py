@@ -94,6 +94,11 @@ def kernels() -> tuple[Kernel, ...]:
     return ()
 
 
+def build_id() -> str:
+    """As for openmp. The kernel itself is not in it, so nothing that is known of a plug-in is kept."""
+    return openmp.build_id()
+
+
 def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
     """One C call for all steps, as for the kernels that ship with refstack."""
     alone = not all(step.kernel.run.threads for step in steps)

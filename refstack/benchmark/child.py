@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refstack import checkpoint
 from refstack.errors import CheckFailed
+from refstack.graph import INPUT, Graph, Node
+from refstack.ops import ReLU
 from refstack.worker import memory_bytes, reset_peak, serve
 
 Reply = dict[str, Any]
@@ -24,17 +27,19 @@ class Session:
         from refstack.compare import check_plan
         from refstack.planner import plan
 
-        baseline = memory_bytes("VmRSS")
-        loaded = checkpoint.load(graph)
         x = np.load(input, allow_pickle=False)
-        since = reset_peak()
-        made = plan(loaded, len(x), (backend,), threads, tuned)
+        idle = plan(Graph("idle", (1, 1, 1), (Node("relu", ReLU(), (INPUT,)),)), 1, (backend,), threads)
+        idle.run(np.zeros((1, 1, 1, 1), np.float32))  # libraries loaded, threads started: not of this network
+        baseline, since = memory_bytes("VmRSS"), reset_peak()
+        made = plan(Path(graph), len(x), (backend,), threads, tuned)
+        peak = memory_bytes("VmHWM")
+        reset_peak()
         made.run(x)
         start = time.perf_counter_ns()
         made.run(x)
         run_ns = time.perf_counter_ns() - start
-        peak = memory_bytes("VmHWM")
-        verdict = check_plan(made, x, np.load(oracle, allow_pickle=False))
+        running = memory_bytes("VmHWM")
+        verdict = check_plan(made, x, np.load(oracle, allow_pickle=False), checkpoint.load(graph))
         if not verdict.passed:
             raise CheckFailed(verdict.problem)
         self.plan, self.x, self.output = made, x, verdict.output
@@ -45,7 +50,8 @@ class Session:
             "arena_bytes": made.arena_bytes,
             "weight_bytes": made.weight_bytes,
             "baseline_rss_bytes": baseline,
-            "peak_rss_bytes": peak,
+            "peak_rss_bytes": max((n for n in (peak, running) if n is not None), default=None),
+            "running_rss_bytes": running if since == "baseline" else None,
             "peak_rss_since": since,
             "max_error_vs_bound": verdict.worst,
             "n_checked": len(verdict.layers),

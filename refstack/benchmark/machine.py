@@ -7,17 +7,16 @@ import json
 import os
 import platform
 import socket
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
-from threadpoolctl import threadpool_info
 
 import refstack
-from refstack.backends import openmp
 from refstack.backends.build import build_report, cpu_features
+from refstack.backends.numpy import blas
+from refstack.verification.records import code_sha256
 
 Facts = dict[str, Any]
 UNTIMED = ("cli", "verification", "train", "doctor.py", "__main__.py")
@@ -46,7 +45,7 @@ def environment() -> Facts:
         "compiler": build["version"] or build["compiler"],
         "compiler_flags": build["flags"],
         "refstack": refstack.__version__,
-        "code": code_sha256(),
+        "code": code_sha256(UNTIMED),
     }
     text = json.dumps(facts, sort_keys=True)
     return {"key": hashlib.sha256(text.encode()).hexdigest()[:16], **facts}
@@ -92,30 +91,6 @@ def caches() -> dict[str, int]:
             unit = {"K": 1 << 10, "M": 1 << 20}.get(size[-1], 1)
             found[f"L{level}"] = int(size.rstrip("KM")) * unit
     return found
-
-
-def blas() -> str:
-    """Library behind numpy's matrix products, with version and the core it was tuned for."""
-    import numpy  # noqa: F401    threadpoolctl sees loaded libraries only
-
-    found = [info for info in threadpool_info() if info["user_api"] == "blas"]
-    if not found:
-        return ""
-    used = min(found, key=lambda info: "numpy" not in info["filepath"])  # scipy brings one of its own
-    return " ".join(str(used.get(name) or "") for name in ("internal_api", "version", "architecture"))
-
-
-@cache
-def code_sha256() -> str:
-    """Of every source file that can change a figure: refstack's Python but for UNTIMED, and the native kernels."""
-    package = Path(refstack.__file__).resolve().parent
-    digest = hashlib.sha256()
-    for folder, pattern in ((package, "*.py"), (openmp.sources(), "*.[ch]")):
-        for path in sorted(folder.rglob(pattern)):
-            name = path.relative_to(folder)
-            if name.parts[0] not in UNTIMED:
-                digest.update(f"{name}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def line(env: Facts, roofs: list[Facts] | None, when: str) -> str:

@@ -24,10 +24,12 @@ from refstack.benchmark.machine import Facts
 from refstack.benchmark.report import Report
 from refstack.compression.trained import under
 from refstack.datasets import preprocess
+from refstack.errors import CheckFailed
 from refstack.formats import Array
 from refstack.models import MODELS
 from refstack.ops import Conv2d, Linear
 from refstack.planner import Plan, plan
+from refstack.verification import refused
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,11 @@ def profile(made: Plan, x: Array, rounds: int = 50) -> list[StepProfile]:
     """Time each step of a plan in a call of its own.
 
     Args        x       float32 (batch, c, h, w)
-    Raises      CheckFailed     a step is wrong, or the steps one by one do not give the plan's output
+    Raises      CheckFailed     a step is wrong, a kernel has not passed `verify`, or the steps one by one do not give
+                                the plan's output
     """
+    if reasons := refused(step.kernel.name for step in made.steps):
+        raise CheckFailed("; ".join(reasons.values()))
     medians = [statistics.median(ns) for ns in time_steps([checked(made, x)], x, rounds)[0]]
     whole = sum(medians)
     return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.cells import Cell
 from refstack.benchmark.worker import ChildFailed, Worker
 from refstack.peers.setup import Host
+from refstack.verification import refused
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Run:
 
 
 Progress = Callable[[str], None]
+Gate = Callable[[Iterable[str]], dict[str, str]]
 
 
 def measure(
@@ -91,6 +93,7 @@ def measure(
     parallel: int,
     seed: int = 0,
     progress: Progress = lambda text: None,
+    gate: Gate = refused,
     hosts: Mapping[Cell, Host] | None = None,
     tuned: Mapping[Cell, Mapping[str, str]] | None = None,
 ) -> list[Run]:
@@ -98,12 +101,14 @@ def measure(
 
     Args        parallel    children that may load and check at once; they are timed one at a time all the same
                 progress    called once for each child that is loaded, and once for each round
+                gate        which of these kernels may not be timed, and why: those that `verify` has not passed
                 hosts       of the cells that are peers'      tuned   kernels to prefer, by cell
     """
     hosts, tuned = hosts or {}, tuned or {}
     runs = [Run(cell, artifact, tuned.get(cell, {}), hosts.get(cell)) for cell, artifact in cells]
     with ExitStack() as stack:
         _load(runs, policy, parallel, progress, stack)
+        _refuse(runs, gate)
         rng = random.Random(seed)
         for turn in range(policy.rounds):
             order = [run for run in runs if run.status == "ok" and _takes_part(run, turn, policy)]
@@ -131,6 +136,15 @@ def _load(runs: list[Run], policy: Policy, parallel: int, progress: Progress, st
         except ChildFailed as error:
             run.fail(error)
         progress(str(run.cell))
+
+
+def _refuse(runs: list[Run], gate: Gate) -> None:
+    """A cell whose checks went well on a kernel that is wrong elsewhere is not timed either."""
+    reasons = gate({kernel for run in runs if run.status == "ok" for kernel in run.facts.get("kernels", ())})
+    for run in runs:
+        wrong = [reasons[kernel] for kernel in run.facts.get("kernels", ()) if kernel in reasons]
+        if wrong and run.status == "ok":
+            run.fail(ChildFailed("failed", "; ".join(wrong)))
 
 
 def _takes_part(run: Run, turn: int, policy: Policy) -> bool:

@@ -12,8 +12,9 @@ artifact_sha256     of what was computed        checkpoint_sha256   of the file 
 latency_p50_ms, latency_p90_ms, samples_ns                      of plan.run: input copied in, output copied out
 top1 (percent), top1_n, top1_source, top1_reason                measured or recorded, on which data set, or why not
 planned_bytes = arena_bytes + weight_bytes                      activations and scratch, packed weights
-peak_rss_bytes      of the child while it plans and runs, since `peak_rss_since`; before the check
-baseline_rss_bytes  of the child before it has read the network
+baseline_rss_bytes  of the child before it has read the network: libraries are loaded, threads started
+peak_rss_bytes      of the child while it loads, plans and runs, since `peak_rss_since`; before the check
+running_rss_bytes   of the child while it runs what is planned; the network's own weights are gone then
 max_error_vs_bound, n_checked, n_elements_checked               largest layer error in units of its bound
 logit_error, logit_scale                                        against the float64 reference
 kernels, fallbacks  calls by kernel; calls of other backends than the one asked for
@@ -29,7 +30,7 @@ from typing import Any
 
 from refstack.worker import strict as strict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when a field changes its meaning; new fields do not raise it."""
 
 Row = dict[str, Any]

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from refstack.graph import Graph
 from refstack.models import MODELS
 from refstack.peers import FOLDER, PEERS
 from refstack.peers.setup import Field, Host, Skipped
+from refstack.verification import refused
 
 OUTPUT = Path("results/bench.jsonl")
 UNITS = 6  # of progress for each cell: one to load and check it, the others are its share of the rounds
@@ -186,7 +188,8 @@ class _Sweep:
         for part in _parts(todo):
             hosts, skipped = self._hosts(part)
             part = [(cell, artifact) for cell, artifact in part if cell not in skipped]
-            runs = measure(part, self.policy, self.allowed, self.seed, self._progress(len(part)), hosts, tuned)
+            gate, progress = partial(refused, say=self.report.note), self._progress(len(part))
+            runs = measure(part, self.policy, self.allowed, self.seed, progress, gate, hosts, tuned)
             for run in [*runs, *skipped.values()]:
                 rows[run.cell] = self._write(run, top1[run.cell.technique])
         return rows

@@ -23,6 +23,8 @@ from refstack.errors import FormatError
 from refstack.formats.base import Array, Weight, as_matrix, require_dtype, require_finite
 
 _SHIFTS = np.array([0, 2, 4, 6], np.uint8)
+_NONZERO = ((np.arange(256)[:, None] >> _SHIFTS & 3) > 0).sum(axis=1).astype(np.uint8)
+"""How many of a byte's four codes are not 0."""
 
 
 def pack(codes: Array) -> Array:
@@ -69,6 +71,10 @@ class Ternary(Weight):
         """Boolean (rows, cols): where the weight is +positive, where it is -negative."""
         codes = unpack(self.codes, self.cols)
         return codes == 1, codes == 2
+
+    @property
+    def nnz(self) -> int:
+        return int((_NONZERO[self.codes]).sum()) if self.scales.all() else super().nnz
 
     def decode(self) -> Array:
         plus, minus = self.signs()

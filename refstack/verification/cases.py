@@ -350,8 +350,8 @@ def quantize(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def reorder(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """Between two layouts."""
-    layouts = ["nchw", "nhwc", "nchw16c", "nchw8c"]
+    """Between two layouts, blocked by a vector of the row's."""
+    layouts = ["nchw", "nhwc", *(f"nchw{block}c" for block in blocks)]
     source = choose.among(layouts)
     target = choose.among([layout for layout in layouts if layout != source])
     return Reorder(source, target), (image(choose, blocks),)

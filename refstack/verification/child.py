@@ -54,5 +54,10 @@ class Session:
         return {"taps": taps(self.row(kernel), parse_problem(problem, seed))}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve until the parent closes the pipe or dies."""
     serve(Session(sys.argv[1:]), ("start", "examine", "taps"))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from refstack.verification.cases import Problem
 from refstack.verification.harness import THREADS, examine
 from refstack.worker import ChildFailed, Worker
 
+COMMAND = (sys.executable, "-m", "refstack.verification.child")
 DEADLINE_S, START_S = 30.0, 150.0
 """How long one problem may take, and how long a child may take to be ready: kernels may have to be compiled."""
 
@@ -54,7 +55,7 @@ class Examiner:
         self, threads: Sequence[int] = THREADS, plugins: Sequence[str | Path] = (), deadline_s: float = DEADLINE_S
     ) -> None:
         self.threads, self.deadline_s = list(threads), deadline_s
-        self.command = (sys.executable, "-m", "refstack.verification.child", *(str(path) for path in plugins))
+        self.command = (*COMMAND, *(str(path) for path in plugins))
         self.child: Worker | None = None
 
     def __enter__(self) -> Examiner:

@@ -3,8 +3,8 @@
 Every array lies between guard pages, flush with its end in one call and with its start in the next, so that reading or
 writing one number too far ends the process; inputs and packed weights may only be read; output and scratch hold
 garbage, other garbage the second time; the same buffers get other inputs between two calls; other thread counts and
-addresses must give the same bits. In a process that must live (a test's) the guards are soft: margins that are
-compared afterwards.
+addresses, and an output in an input's place where the row allows that, must give the same bits. In a process that must
+live (a test's) the guards are soft: margins that are compared afterwards.
 Next: verdicts.py
 """
 
@@ -74,14 +74,27 @@ class Rig:
     """A kernel on buffers of its own, ready to be called again and again."""
 
     def __init__(
-        self, row: Kernel, node: Node, case: Case, inputs: Sequence[Array], threads: int, place: Place = "soft"
+        self,
+        row: Kernel,
+        node: Node,
+        case: Case,
+        inputs: Sequence[Array],
+        threads: int,
+        place: Place = "soft",
+        shared: int | None = None,
     ) -> None:
+        """`shared` is the number of the input whose place the output takes."""
         self.source, self.target = row.layouts
         if isinstance(case.op, Reorder):
             self.source, self.target = case.op.source, case.op.target
         self.case, self.problem, self.spreads = case, "", row.nonfinite == "spreads"
         self.inputs = [Guarded(layout_shape(self.source, x.shape), x.dtype, place) for x in inputs]
-        self.output = Guarded(layout_shape(self.target, case.shape), np.dtype(case.output), place)
+        self.shared = shared
+        self.output = (
+            Guarded(layout_shape(self.target, case.shape), np.dtype(case.output), place)
+            if shared is None
+            else self.inputs[shared]
+        )
         self.scratch = Guarded((row.scratch(case),), np.uint8, place, ALIGNMENT)
         self.packed: dict[str, Guarded] = {}
         for name, array in row.pack(node, case).items():
@@ -99,10 +112,11 @@ class Rig:
         for place, x in zip(self.inputs, inputs, strict=True):
             place.lock(False)
             place.array[...] = from_nchw(x, self.source)
-            place.lock()
-        kept = {f"input {i}": x for i, x in enumerate(self.inputs)} | self.packed
+            place.lock(place is not self.output)
+        kept = {f"input {i}": x for i, x in enumerate(self.inputs) if i != self.shared} | self.packed
         before = {name: each.bytes() for name, each in kept.items()}
-        self.output.poison(poison)
+        if self.shared is None:
+            self.output.poison(poison)
         self.scratch.poison(poison)
         self.run()
         for name, each in kept.items():
@@ -196,7 +210,23 @@ def examine(row: Kernel, problem: Problem, threads: Sequence[int] = THREADS, har
         found = found or other.problem or judge.fault(0, draws[0], y)
         if not found and row.backend not in SPLIT_SUMS and y.tobytes() != results[0].tobytes():
             found = f"{count} threads give other bits than {threads[0]}"
+    for i in _may_share(row, case) if not found else ():
+        for count in (threads[0], threads[-1]):
+            rig = Rig(row, node, case, draws[0], count, places[0], shared=i)
+            y = rig.call(draws[0], POISON[0])
+            found = found or rig.problem
+            if not found and y.tobytes() != results[0].tobytes():
+                found = f"in the place of input {i} it gives other bits: it reads what it has written over"
     return judge.outcome(found)
+
+
+def _may_share(row: Kernel, case: Case) -> list[int]:
+    """Inputs whose place the planner may give to the output."""
+    wanted = (layout_shape(row.layouts[1], case.shape), case.output)
+    held = [
+        (layout_shape(row.layouts[0], shape), "int8" if case.format == "int8" else "float32") for shape in case.inputs
+    ]
+    return [i for i, each in enumerate(held) if each == wanted] if row.in_place else []
 
 
 class Judge:

@@ -2,7 +2,7 @@
 
 examine     one problem -> Finding      in_process (soft guards), or Examiner (a child with guard pages and a deadline)
 verdict     problems until the first fault, which is then made as small as it gets
-verify      a verdict for every row; all PASS become INCONCLUSIVE if a wrong kernel got away
+verify      a verdict for every row, recorded; all PASS become INCONCLUSIVE if a wrong kernel got away
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +22,7 @@ from typing import Literal
 from refstack.backends import BACKENDS, backend, plugin
 from refstack.errors import UsageError
 from refstack.kernels import Kernel
+from refstack.verification import records
 from refstack.verification.cases import Choose, Problem, Seeded, parse_problem
 from refstack.verification.choices import Recorder, Replay, Small, simpler
 from refstack.verification.examiner import Examiner, Finding, in_process
@@ -186,7 +188,7 @@ def _first_fault(row: Kernel, seed: int, examples: int, examine: Examine) -> str
 
 
 def verify(
-    kernels: str = "*",
+    kernels: str | Sequence[str] = "*",
     seed: int = 0,
     examples: int | None = None,
     backends: Sequence[str] | None = None,
@@ -197,7 +199,10 @@ def verify(
     plugins: Sequence[str | Path] = (),
     report: Callable[[Verdict], None] = lambda verdict: None,
 ) -> list[Verdict]:
-    """A verdict for every row whose name matches the glob `kernels`, one SKIP for a backend that cannot run here.
+    """A verdict for every row whose name matches a glob in `kernels`, one SKIP for a backend that cannot run here.
+
+    What is known of refstack's own kernels afterwards is recorded (records.py): that they failed, or that they passed
+    at least what `quick` asks.
 
     Args        examples    problems for each row, instead of the profile's
                 backends    all, if None; none, if plug-ins are given
@@ -222,13 +227,14 @@ def verify(
     for skip in skipped:
         report(skip)
     chosen = PROFILES[profile] if examples is None else Profile(examples)
+    failed = _failed(rows)
     jobs: SimpleQueue[Examiner] = SimpleQueue()
     count = 2 if len(rows) > 1 else 1
 
     def judge(row: Kernel) -> Verdict:
         examiner = jobs.get()
         try:
-            found = _judge(row, problem, chosen, seed, examiner)
+            found = _judge(row, problem, chosen, seed, examiner, failed.get(row.name, ()))
         finally:
             jobs.put(examiner)
         report(found)
@@ -246,12 +252,28 @@ def verify(
             each.close()
     if missed:
         doubt = f"checker sensitivity {total - len(missed)}/{total}: {', '.join(missed)} got away"
-        return [replace(v, state="INCONCLUSIVE", reason=doubt) if v.state == "PASS" else v for v in verdicts]
+        verdicts = [replace(v, state="INCONCLUSIVE", reason=doubt) if v.state == "PASS" else v for v in verdicts]
+    whole = problem is None and chosen.examples >= PROFILES["quick"].examples and set(THREADS) <= set(threads)
+    _record(verdicts, "full" if chosen.layers else "quick", whole)
     return verdicts
 
 
+def _record(verdicts: Sequence[Verdict], profile: str, whole: bool) -> None:
+    """Keep what failed, and what passed a whole profile."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    states = ("FAIL", "CRASH", "TIMEOUT", "PASS") if whole else ("FAIL", "CRASH", "TIMEOUT")
+    for name in BACKENDS:
+        found = {
+            v.kernel: records.Record(v.state, profile, v.cases, now, v.reason, v.case, v.seed)
+            for v in verdicts
+            if v.state in states and v.kernel.split(".")[2] == name
+        }
+        if found:
+            records.write(name, found)
+
+
 def _rows(
-    kernels: str, backends: Sequence[str] | None, plugins: Sequence[str | Path]
+    kernels: str | Sequence[str], backends: Sequence[str] | None, plugins: Sequence[str | Path]
 ) -> tuple[list[Verdict], list[Kernel]]:
     """SKIP for backends that cannot run here, and the rows of that name, plug-ins first."""
     skipped: list[Verdict] = []
@@ -262,16 +284,26 @@ def _rows(
             skipped.append(Verdict(f"*.{name}.*", "SKIP", reason=reason))
         else:
             rows += backend(name).kernels()
-    rows = [row for row in rows if fnmatchcase(row.name, kernels)]
+    globs = [kernels] if isinstance(kernels, str) else kernels
+    rows = [row for row in rows if any(fnmatchcase(row.name, glob) for glob in globs)]
     if not rows and not skipped:
         raise UsageError(f"no kernel is called {kernels!r}; `refstack kernels` lists them")
     return skipped, rows
 
 
-def _judge(row: Kernel, problem: Problem | None, profile: Profile, seed: int, examine: Examiner) -> Verdict:
+def _failed(rows: Sequence[Kernel]) -> dict[str, tuple[Problem]]:
+    """Kernel -> the problem that it is recorded to have failed on: whatever else is drawn, it must pass that."""
+    used = {row.backend for row in rows}.intersection(BACKENDS)
+    known = {kernel: record for name in used for kernel, record in records.read(name).items() if record.case}
+    return {kernel: (parse_problem(record.case, record.seed or 0),) for kernel, record in known.items()}
+
+
+def _judge(
+    row: Kernel, problem: Problem | None, profile: Profile, seed: int, examine: Examiner, failed: tuple[Problem, ...]
+) -> Verdict:
     if problem is not None:
         if reason := row.refusal(problem.case):
             return Verdict(row.name, "SKIP", reason=f"does not take this case: {reason}")
         return verdict(row, examine=examine, given=[problem], explain=examine.explain)
     layers = real_problems(row, seed) if profile.layers else ()
-    return verdict(row, profile.examples, seed, examine, more=layers, explain=examine.explain)
+    return verdict(row, profile.examples, seed, examine, more=(*failed, *layers), explain=examine.explain)
