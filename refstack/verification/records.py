@@ -19,15 +19,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 import refstack
-from refstack.backends import backend, openmp
+from refstack.backends import BACKENDS, backend, openmp
 from refstack.backends.build import cache_dir
+
+if TYPE_CHECKING:
+    from refstack.verification.verdicts import Verdict
 
 APART = ("cli", "benchmark", "train", "doctor.py", "__main__.py")
 """Parts of refstack that no kernel and no check of one is made of."""
@@ -80,6 +84,20 @@ def read(name: str) -> dict[str, Record]:
         return {kernel: Record(**fields) for kernel, fields in found["kernels"].items()}
     except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError):
         return {}
+
+
+def keep(verdicts: Sequence[Verdict], profile: str, whole: bool) -> None:
+    """Record what `verify` has found of refstack's own kernels: failures always, passing only of a whole profile."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    states = ("FAIL", "CRASH", "TIMEOUT", "PASS") if whole else ("FAIL", "CRASH", "TIMEOUT")
+    for name in BACKENDS:
+        found = {
+            v.kernel: Record(v.state, profile, v.cases, now, v.reason, v.case, v.seed)
+            for v in verdicts
+            if v.state in states and v.kernel.split(".")[2] == name
+        }
+        if found:
+            write(name, found)
 
 
 def write(name: str, records: Mapping[str, Record]) -> None:

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
 from queue import SimpleQueue
@@ -254,22 +253,8 @@ def verify(
         doubt = f"checker sensitivity {total - len(missed)}/{total}: {', '.join(missed)} got away"
         verdicts = [replace(v, state="INCONCLUSIVE", reason=doubt) if v.state == "PASS" else v for v in verdicts]
     whole = problem is None and chosen.examples >= PROFILES["quick"].examples and set(THREADS) <= set(threads)
-    _record(verdicts, "full" if chosen.layers else "quick", whole)
+    records.keep(verdicts, "full" if chosen.layers else "quick", whole)
     return verdicts
-
-
-def _record(verdicts: Sequence[Verdict], profile: str, whole: bool) -> None:
-    """Keep what failed, and what passed a whole profile."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    states = ("FAIL", "CRASH", "TIMEOUT", "PASS") if whole else ("FAIL", "CRASH", "TIMEOUT")
-    for name in BACKENDS:
-        found = {
-            v.kernel: records.Record(v.state, profile, v.cases, now, v.reason, v.case, v.seed)
-            for v in verdicts
-            if v.state in states and v.kernel.split(".")[2] == name
-        }
-        if found:
-            records.write(name, found)
 
 
 def _rows(
