@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,9 +146,9 @@ def test_every_step_is_named_and_right(made: Plan) -> None:
 def test_a_plan_is_checked_with_its_own_threads(made: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = set()
 
-    def noted(step: Step, threads: int) -> Check:
+    def noted(step: Step, threads: int, *rest: Any) -> Check:
         asked.add(threads)
-        return check_step(step, threads)
+        return check_step(step, threads, *rest)
 
     monkeypatch.setattr(compare, "check_step", noted)
     found = check_plan(made, images(made.graph, whole=True))

@@ -37,7 +37,9 @@ def convert(model, folder):
     {convert}
     return model
 def load(model, threads, setting):
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
     {load}
     def run(x):
         global calls

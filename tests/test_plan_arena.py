@@ -29,7 +29,7 @@ MARGIN = 1.1
 
 def blocks(graph: Graph, batch: int, name: str) -> list[Block]:
     """What the arena of this plan must hold."""
-    drafts, slots, output = planner._choose(graph, batch, rows((name,)))
+    drafts, slots, output = planner.choose(graph, batch, rows((name,)), {})
     planner._share(drafts, slots, output)
     return planner._blocks(drafts, slots, output)[2]
 

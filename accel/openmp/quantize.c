@@ -37,19 +37,16 @@ static void divide(const float *x, int8_t *y, double scale, double zero) {
 
 /* RS_V numbers. */
 RS_INLINE void vector(const float *x, int8_t *y, double scale, float inverse, int32_t zero) {
-    const rs_vec most = rs_all(0x1p9f), shift = rs_all(0x1.8p23f); /* from 2^23 on a float has no place for fractions */
+    const rs_vec low = rs_all((float)(-128 - zero)), high = rs_all((float)(127 - zero));
+    const rs_vec shift = rs_all(0x1.8p23f); /* from 2^23 on a float has no place for fractions */
     rs_vec t = rs_load(x) * inverse;
-    t = rs_select(t > most, most, rs_select(t < -most, -most, t)); /* clamped whichever way they round; NaN stays */
-    const rs_vec nearest = (t + shift) - shift, off = rs_select(t < nearest, nearest - t, t - nearest);
-    if (!inverse || any(~(off <= 0.5f - 0x1p-12f))) { /* a tie, or NaN */
+    t = rs_select(t > high, high, rs_select(t < low, low, t)); /* at whole numbers, so rounding changes no end */
+    const rs_vec nearest = (t + shift) - shift, off = (rs_vec)((rs_ivec)(t - nearest) & 0x7fffffff);
+    if (!inverse || any(~(off <= 0.5f - 0x1p-12f))) { /* a tie, or NaN, which passes the selects */
         divide(x, y, scale, zero);
         return;
     }
-    const rs_ivec low = (rs_ivec){0} - 128, high = (rs_ivec){0} + 127;
-    rs_ivec q = __builtin_convertvector(nearest, rs_ivec) + zero;
-    q = (rs_ivec)rs_select(q < low, (rs_vec)low, (rs_vec)q);
-    q = (rs_ivec)rs_select(q > high, (rs_vec)high, (rs_vec)q);
-    rs_store_bytes(y, q);
+    rs_store_bytes(y, __builtin_convertvector(nearest, rs_ivec) + zero);
 }
 
 void rs_quantize_float32(const rs_args *a) {

@@ -29,7 +29,7 @@ from refstack.compression.magnitude import prune_weights
 from refstack.compression.quantize import quantize_int8
 from refstack.compression.ternary import ternarize
 from refstack.errors import UsageError
-from refstack.formats import FORMATS
+from refstack.formats import FORMATS, INTEGER
 from refstack.graph import Graph
 from refstack.passes import prepare
 
@@ -80,11 +80,11 @@ def compress(graph: Graph, technique: str, level: float | None = None, **options
 def to_format(graph: Graph, format: str) -> Graph:
     """The same numbers stored in another format, every convolution and linear layer: dense, csr, bsr or ternary.
 
-    Raises      UsageError unknown format, or int8 or half, which change the numbers and so are techniques; FormatError
+    Raises      UsageError unknown format, or int8, ternary8 or half, which change the numbers; FormatError
                 a weight that the format cannot hold exactly
     """
-    if format not in FORMATS or format in ROUNDING:
-        exact = ", ".join(name for name in FORMATS if name not in ROUNDING)
+    if format not in FORMATS or format in (*ROUNDING, *INTEGER):
+        exact = ", ".join(name for name in FORMATS if name not in (*ROUNDING, *INTEGER))
         hint = f"; {format} is a technique: compress(graph, {format!r})" if format in ROUNDING else ""
         raise UsageError(f"no exact format {format!r}, wanted one of {exact}{hint}")
     return recode(graph, FORMATS[format])
