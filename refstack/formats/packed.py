@@ -25,7 +25,7 @@ from refstack.formats.csr import Csr, check_pointers
 from refstack.formats.half import to_float16
 from refstack.formats.int8 import Quant
 from refstack.formats.ternary import unpack
-from refstack.formats.ternary8 import Ternary8
+from refstack.formats.ternary8 import Ternary8, decode
 
 LONG = 255
 """The step that ends in no entry."""
@@ -115,9 +115,7 @@ class PackedTernary8:
             raise FormatError("ternary8.codes: code 3, or a code that is not 0 behind the end of a row")
         if (self.levels[:, 0] < 0).any() or (self.levels[:, 1] > 0).any():
             raise FormatError("ternary8.levels: wanted no negative number first and no positive one second")
-        levels = np.insert(self.levels, 0, 0, axis=1)
-        values = np.take_along_axis(levels, codes[:, : self.cols].astype(np.int64), axis=1)
-        return Ternary8(values, self.scale, self.input, self.output)
+        return Ternary8(decode(codes[:, : self.cols], self.levels), self.scale, self.input, self.output)
 
 
 PACKED: dict[str, type[PackedCsr] | type[PackedBsr] | type[PackedTernary8]] = {

@@ -23,6 +23,12 @@ from refstack.formats.int8 import Int8
 from refstack.formats.ternary import pack
 
 
+def decode(codes: Array, levels: Array) -> Array:
+    """The values: codes (rows, cols) and levels (rows, 2) -> int8 (rows, cols)."""
+    positive, negative = levels[:, :1], levels[:, 1:]
+    return np.where(codes == 1, positive, np.where(codes == 2, negative, np.int8(0)))
+
+
 @dataclass(frozen=True, eq=False)
 class Ternary8(Int8):
     """int8 weights of at most one positive and one negative value a row."""
@@ -35,7 +41,7 @@ class Ternary8(Int8):
 
     def codes(self) -> Array:
         """1 where a value is positive, 2 where it is negative: uint8 (rows, cols)."""
-        return np.where(self.values > 0, 1, np.where(self.values < 0, 2, 0)).astype(np.uint8)
+        return (self.values > 0).view(np.uint8) | (self.values < 0).view(np.uint8) << np.uint8(1)
 
     def arrays(self) -> dict[str, Array]:
         """What is stored: packed codes, levels, scale."""
@@ -43,8 +49,7 @@ class Ternary8(Int8):
 
     def check(self) -> None:
         super().check()
-        held = np.take_along_axis(np.insert(self.levels(), 0, 0, axis=1), self.codes().astype(np.int64), axis=1)
-        bad = (held != self.values).any(axis=1)
+        bad = (decode(self.codes(), self.levels()) != self.values).any(axis=1)
         if bad.any():
             row = int(np.argmax(bad))
             raise FormatError(
