@@ -344,8 +344,9 @@ def concat(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def quantize(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """Scales that divide integers into halves (x * (1 / 98) misses most of those) and not; zero points at both ends."""
-    scale = choose.among((2.0, 98.0, 0.02, 0.1))
+    """Scales that divide integers into halves (x * (1 / 98) misses most of those) and not, and some whose inverse is
+    hardly a float; zero points at both ends."""
+    scale = choose.among((2.0, 98.0, 0.02, 0.1, 3e-36, 1e35))
     return ops.Quantize(scale, choose.among((0, -128, 127, 3, -77))), (any_shape(choose, blocks),)
 
 

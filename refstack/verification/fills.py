@@ -69,6 +69,8 @@ def fills(op: str, format: str) -> tuple[str, ...]:
         return ("integer", "extremes", "largest", "ties") if weighted else ("integer", "extremes")
     if weighted:
         return ("integer", "impulse", *REAL, "special")
+    if op == "quantize":
+        return ("integer", "ties", *REAL)
     return ("integer", *REAL, "special") if op in SELECTING else ("integer", *REAL)
 
 
@@ -129,6 +131,8 @@ def _input(problem: Problem, index: int, shape: Shape, change: int) -> Array:
     if case.format in INTEGER:
         values = {"extremes": (-128, -127, 0, 127), "largest": (126, 127), "ties": range(-4, 5)}
         return rng.choice(np.array(values.get(problem.fill, range(-128, 128)), np.int8), shape)
+    if isinstance(case.op, ops.Quantize) and problem.fill == "ties":
+        return _ties(rng, shape, case.op.scale)
     if problem.fill == "integer":
         high = most(problem)
         return rng.integers(-high, high + 1, shape).astype(np.float32)
@@ -137,6 +141,13 @@ def _input(problem: Problem, index: int, shape: Shape, change: int) -> Array:
     if isinstance(case.op, ops.Softmax | ops.Quantize | ops.ReLU):
         x *= np.float32(rng.choice((1, 10)))
     return _with_specials(rng, x) if problem.fill == "special" else x
+
+
+def _ties(rng: np.random.Generator, shape: Shape, scale: float) -> Array:
+    """Half-way between two steps of a grid, as near as float32 comes to it, and the float32 numbers on either side."""
+    x = ((rng.integers(-260, 260, shape) + 0.5) * scale).astype(np.float32)
+    sides = [np.nextafter(x, np.float32(-np.inf)), x, np.nextafter(x, np.float32(np.inf))]
+    return np.asarray(np.choose(rng.integers(0, 3, shape), sides))
 
 
 def _with_specials(rng: np.random.Generator, x: Array) -> Array:
