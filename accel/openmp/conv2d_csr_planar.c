@@ -41,41 +41,35 @@ RS_INLINE void filter(const rs_job *t, int64_t pixel, const int T, const int SET
     }
 }
 
-/* A map of exactly T*W numbers, no more than a vector: vectors of W load across two cache lines less often, and nothing
-   beyond the map. */
-#define SMALL(W, T, SETS)                                                                                          \
-    typedef float rs_float##W __attribute__((vector_size(4 * W)));                                                 \
-    typedef float rs_float##W##_any __attribute__((vector_size(4 * W), aligned(4), may_alias));                    \
-    RS_INLINE void small_##W(const rs_job *t) {                                                                    \
-        const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry;                                          \
-        const uint16_t *offset = t->a->pack[1];                                                                    \
-        const float *x = t->planes, *value = t->a->pack[2];                                                        \
-        rs_float##W acc[SETS][T] = {{{0}}};                                                                        \
-        int64_t e = ends[0];                                                                                       \
-        const int64_t stop = ends[1];                                                                              \
-        for (; e + SETS <= stop; e += SETS)                                                                        \
-            RS_UNROLL for (int j = 0; j < SETS; j++) RS_UNROLL for (int i = 0; i < T; i++)                         \
-                acc[j][i] += value[e + j] * *(const rs_float##W##_any *)(x + offset[e + j] + i * W);               \
-        for (; e < stop; e++) RS_UNROLL for (int i = 0; i < T; i++)                                                \
-            acc[0][i] += value[e] * *(const rs_float##W##_any *)(x + offset[e] + i * W);                           \
-        RS_UNROLL for (int j = 1; j < SETS; j++) RS_UNROLL for (int i = 0; i < T; i++) acc[0][i] += acc[j][i];     \
-        rs_vec sum = {0}, before = rs_all(t->first ? t->a->bias[t->k] : 0);                                        \
-        memcpy(&sum, acc[0], sizeof acc[0]);                                                                       \
-        if (!t->first) memcpy(&before, t->y, sizeof acc[0]);                                                       \
-        sum += before;                                                                                             \
-        if (t->last) sum = rs_activate(sum, t->a->activation);                                                     \
-        memcpy(t->y, &sum, sizeof acc[0]);                                                                         \
-    }
-SMALL(4, 1, 8)
-#if RS_V == 16
-SMALL(8, 2, 4)
-#endif
+/* A map of four pixels: narrow vectors load nothing beyond it. */
+typedef float rs_four __attribute__((vector_size(16)));
+typedef float rs_four_any __attribute__((vector_size(16), aligned(4), may_alias));
+
+RS_INLINE void small(const rs_job *t) {
+    enum { SETS = 8 };
+    const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry;
+    const uint16_t *offset = t->a->pack[1];
+    const float *x = t->planes, *value = t->a->pack[2];
+    rs_four acc[SETS] = {{0}};
+    int64_t e = ends[0];
+    const int64_t stop = ends[1];
+    for (; e + SETS <= stop; e += SETS)
+        RS_UNROLL for (int j = 0; j < SETS; j++) acc[j] += value[e + j] * *(const rs_four_any *)(x + offset[e + j]);
+    for (; e < stop; e++) acc[0] += value[e] * *(const rs_four_any *)(x + offset[e]);
+    RS_UNROLL for (int j = 1; j < SETS; j++) acc[0] += acc[j];
+    if (t->first) acc[0] += t->a->bias[t->k];
+    else acc[0] += *(const rs_four_any *)t->y;
+    rs_vec sum = {0};
+    memcpy(&sum, &acc[0], sizeof acc[0]);
+    if (t->last) sum = rs_activate(sum, t->a->activation);
+    memcpy(t->y, &sum, sizeof acc[0]);
+}
 
 static void eight(const rs_job *t, int64_t pixel) { filter(t, pixel, 8, 1); }
 static void four(const rs_job *t, int64_t pixel) { filter(t, pixel, 4, 2); }
 static void two(const rs_job *t, int64_t pixel) { filter(t, pixel, 2, 4); }
 static void one(const rs_job *t, int64_t pixel) {
-    if (t->a->p * t->a->q == 4) small_4(t);
+    if (t->a->p * t->a->q == 4) small(t);
     else filter(t, pixel, 1, 4);
 }
 
