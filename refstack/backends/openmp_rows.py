@@ -79,10 +79,9 @@ def channels_at_least(least: int) -> Need:
 def planes_fit(v: int) -> Need:
     def need(case: Case) -> str | None:
         planes = packing.Planes.of(v, case)
-        most = 2**16 if planes.direct else packing.ROOM
-        if planes.channel <= most:
+        if planes.channel <= planes.room:
             return None
-        return f"the planes of a channel are {planes.channel} numbers, this kernel has room for {most}"
+        return f"the planes of a channel are {planes.channel} numbers, this kernel has room for {planes.room}"
 
     return need
 

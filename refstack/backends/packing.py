@@ -201,9 +201,14 @@ class Planes:
         down, residue = np.divmod(r * self.op.dilation[0], self.op.stride[0])
         return c * self.channel + ((residue * self.op.kernel[1] + s) * self.rows + down) * self.q
 
+    @property
+    def room(self) -> int:
+        """Numbers that a block's planes may be: the buffer's, or what offsets of 16 bits reach in the image."""
+        return 2**16 if self.direct else ROOM
+
     def touched(self, vectors: int) -> int:
         """Bytes of one channel that a tile of so many vectors of pixels reads."""
-        return 4 * min(self.channel, vectors * self.v if self.direct else self.channel)
+        return 4 * (min(self.channel, vectors * self.v) if self.direct else self.channel)
 
 
 def first_cache() -> int:
@@ -224,7 +229,7 @@ def block_of_channels(v: int, case: Case, nnz: int) -> int:
     (_, c, _, _), (_, k, p, q) = case.inputs[0], case.shape
     planes = Planes.of(v, case)
     fit = L1_BYTES // planes.touched(min(TILE, -(-p * q // v)))
-    most = min(c, (2**16 if planes.direct else ROOM) // planes.channel)
+    most = min(c, planes.room // planes.channel)
     return min(most, max(1, fit, LEAST_RUN * k * c // max(1, nnz)))
 
 
@@ -385,10 +390,14 @@ def int8_blocks(v: int, w: Array) -> Array:
 
 
 def int8_map(v: int, node: Node, case: Case) -> Packed:
-    """values as [k/v][c/v][4][3][3][v k][4 c]; constants by pixel, since each pixel has its own taps inside the map."""
+    """values as [k/v][c/v][4][3][3][v k][4 c]"""
+    w = int8_filters(v, cast(Int8, node.weight).values)
+    return {"weights": contiguous(int8_blocks(v, w)), **finish_map(v, node, case, w)}
+
+
+def finish_map(v: int, node: Node, case: Case, w: Array) -> Packed:
+    """As `finish`, a constant for every pixel: each has its own taps inside the map.   w as int8_filters gives it"""
     weight = cast(Int8, node.weight)
-    w = int8_filters(v, weight.values)
-    blocks = int8_blocks(v, w)
     added = (weight.input.zero_point + 128) * w.sum(axis=1, dtype=np.int64)  # by tap, what x + 128 adds
     size, st = case.shape[2], cast(Conv2d, case.op).stride[0]
     reach = st * np.arange(size)[:, None] + np.arange(3) - 1
@@ -396,8 +405,7 @@ def int8_map(v: int, node: Node, case: Case) -> Packed:
     start = np.pad(weight.integer_bias(node.bias).astype(np.int64), (0, -case.shape[1] % v))
     constant = start[:, None] - np.einsum("pr,qs,krs->kpq", inside, inside, added).reshape(len(w), -1)
     by_pixel = constant.astype(np.int32).reshape(-1, v, constant.shape[1]).swapaxes(1, 2)
-    finished = finish(node, case, v, np.zeros(case.shape[1], np.int32)) | {"constant": contiguous(by_pixel)}
-    return {"weights": contiguous(blocks), **finished}
+    return finish(node, case, v, np.zeros(case.shape[1], np.int32)) | {"constant": contiguous(by_pixel)}
 
 
 def ternary8_map(v: int, node: Node, case: Case) -> Packed:
@@ -406,7 +414,8 @@ def ternary8_map(v: int, node: Node, case: Case) -> Packed:
     fours = int8_blocks(v, int8_filters(v, weight.codes()))  # k/v c/v 4 3 3 v 4
     codes = np.bitwise_or.reduce(fours << np.arange(0, 8, 2, dtype=np.uint8).reshape(4, 1, 1, 1, 1), axis=2)
     levels = pad_axis(np.pad(weight.levels(), ((0, 0), (1, 1))), 0, v)  # code 3 stands for nothing
-    return int8_map(v, node, case) | {"weights": contiguous(codes), "table": contiguous(levels)}
+    finished = finish_map(v, node, case, int8_filters(v, weight.values))
+    return {"weights": contiguous(codes), **finished, "table": contiguous(levels)}
 
 
 def int8_depthwise(v: int, node: Node, case: Case) -> Packed:
