@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import socket
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,11 @@ def line(env: Facts, roofs: list[Facts] | None, when: str) -> str:
     for roof in roofs or []:
         parts.append(limits(roof))
     return "; ".join([*parts, str(env["compiler"]), f"{env['blas']}, numpy {env['libraries']['numpy']}", when])
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def limits(roof: Facts) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -130,7 +129,7 @@ class _Sweep:
         self.report.begin(len(cells) * UNITS)
         self.report.advance(0, "machine limits")
         before = self._roofs(cells)
-        self.machine = {"load_average": machine.load_average(), "roofs": before, "measured_utc": _now()}
+        self.machine = {"load_average": machine.load_average(), "roofs": before, "measured_utc": machine.now()}
         known = len(self.journal.rows)
         rows: dict[Cell, Row] = {}
         for model, graph in networks.items():
@@ -242,7 +241,7 @@ class _Sweep:
         return self.journal.append(
             {
                 "cell_id": self._id(run.cell, run.artifact, run.tuned),
-                "created_utc": _now(),
+                "created_utc": machine.now(),
                 "refstack_version": refstack.__version__,
                 "quick": self.quick,
                 "status": run.status,
@@ -291,7 +290,3 @@ def _judge(data: str | Path | None, quick: bool, report: Report) -> Dataset | No
     found = found.subset(min(accuracy.QUICK_IMAGES, len(found))) if quick else found
     report.note(f"data set: {found.name}, {len(found)} images")
     return found
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from itertools import product
 from typing import Any
 
@@ -209,8 +208,4 @@ class _Run:
         times = {name: statistics.median(samples[case, name]) * unit for name in names if (case, name) in samples}
         left_out = {name: why for name in names if (why := self.search.left_out.get((case, name)))}
         rounded = {name: float(f"{us:.4g}") for name, us in times.items()}
-        return Found(kept.get(case, names[0]), names[0], rounded, left_out, _now())
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return Found(kept.get(case, names[0]), names[0], rounded, left_out, machine.now())
