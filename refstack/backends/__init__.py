@@ -6,13 +6,18 @@ Each module offers
     unavailable()           None, or why it cannot run on this machine and how to change that
     kernels()               its rows, best first
     build_id()              what beside refstack's own files decides what they compute: libraries, compiler, processor
-    lower(steps, threads)   a function without arguments that runs the steps in order
+    lower(steps, threads, outputs)      a function without arguments that runs the steps in order; `outputs` are the
+                            arrays that must hold their values afterwards, None: all. (Arrays of the host hold them
+                            anyway; a device brings back only these.)
+    stopwatch(steps, threads)           a function that runs them and returns ns of each; only if it has a better clock
+                            than the host's around calls of single steps
 ctypes and compilers are touched only below this package, and only when a backend is used.
 """
 
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -22,7 +27,7 @@ from refstack.formats import Array
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel
 
-BACKENDS = ("openmp", "blas", "numpy")
+BACKENDS = ("openmp", "opencl", "blas", "numpy")
 """Every backend, fastest first."""
 
 
@@ -51,7 +56,9 @@ class Backend(Protocol):
     def unavailable(self) -> str | None: ...
     def kernels(self) -> tuple[Kernel, ...]: ...
     def build_id(self) -> str: ...
-    def lower(self, steps: Sequence[Step], threads: int) -> Callable[[], None]: ...
+    def lower(
+        self, steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None
+    ) -> Callable[[], None]: ...
 
 
 def backend(name: str) -> Backend:
@@ -59,6 +66,25 @@ def backend(name: str) -> Backend:
     if name not in (*BACKENDS, "plugin"):
         raise UsageError(f"unknown backend {name!r}, wanted one of {', '.join(BACKENDS)}")
     return cast(Backend, importlib.import_module(f"refstack.backends.{name}"))
+
+
+def stopwatch(name: str, steps: Sequence[Step], threads: int) -> Callable[[], list[int]]:
+    """A function that runs the steps of one backend in order and returns ns of each."""
+    module = backend(name)
+    own = getattr(module, "stopwatch", None)
+    if own is not None:
+        return cast("Callable[[], list[int]]", own(steps, threads))
+    calls, clock = [module.lower((step,), threads) for step in steps], time.perf_counter_ns
+
+    def times() -> list[int]:
+        found = []
+        for call in calls:
+            start = clock()
+            call()
+            found.append(clock() - start)
+        return found
+
+    return times
 
 
 def rows(names: Iterable[str]) -> tuple[Kernel, ...]:

@@ -1,0 +1,62 @@
+"""OpenCL kernels, one source for processors and GPUs: all steps enqueued in order, one wait at the end.
+
+The sources lie in accel/opencl, the rows in rows.py, what there is to run on in devices.py. Two families of kernels
+stand in the same list: for processors (few heavy work-items, explicit vectors) and for GPUs (many light ones, tiles in
+local memory); the family of the chosen device comes first, the other still runs, slowly.
+pyopencl is imported when a device is first used; a runtime that aborts is found out in a child process (devices.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+from refstack.backends import Step
+from refstack.backends.opencl import devices
+from refstack.errors import BackendUnavailable
+from refstack.formats import Array
+from refstack.kernels import Kernel
+
+NAME = "opencl"
+FALLBACK = ("numpy",)
+
+
+def unavailable() -> str | None:
+    """None, or why no device can be used."""
+    try:
+        devices.chosen()
+    except BackendUnavailable as error:
+        return str(error)
+    return None
+
+
+def build_id() -> str:
+    """Platform, device and driver: with the source they decide what is computed."""
+    return devices.chosen().identity
+
+
+@cache
+def kernels() -> tuple[Kernel, ...]:
+    """The rows, those for the chosen device's kind first."""
+    from refstack.backends.opencl.rows import rows
+
+    return rows(NAME, devices.chosen())
+
+
+def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None) -> Callable[[], None]:
+    """Enqueue all steps, wait once. Weights are copied to the device here, arrays that other steps wrote at each call.
+
+    Args        threads     has no effect: a runtime's threads are its own; worker.environment holds a child's
+                outputs     as for every backend. None: all arrays go to the device before and come back after, between
+                            margins that must stay as they were
+    """
+    from refstack.backends.opencl.segment import Segment
+
+    return Segment(steps, outputs).run
+
+
+def stopwatch(steps: Sequence[Step], threads: int) -> Callable[[], list[int]]:
+    """As for every backend, by the device's own clock: what a kernel takes, without the way there and back."""
+    from refstack.backends.opencl.segment import Segment
+
+    return Segment(steps, [step.output for step in steps], timed=True).times
