@@ -111,8 +111,8 @@ def _child(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "refstack.backends.opencl.probe", *arguments]
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=TIMEOUT_S, text=True, errors="replace", env=environment(1),
-            check=False,
+            command, capture_output=True, timeout=TIMEOUT_S, text=True, errors="replace", check=False,
+            env=os.environ | {"PYTHONPATH": environment(1)["PYTHONPATH"], "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"no answer within {TIMEOUT_S:g} s"}

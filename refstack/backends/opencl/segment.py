@@ -61,7 +61,7 @@ class Runtime:
 
     def __init__(self, chosen: devices.Device) -> None:
         self.device = chosen
-        found = [each for each in probe.every() if probe.facts(each) == _facts(chosen)]
+        found = [each for each in probe.every() if devices.Device(**probe.facts(each)).identity == chosen.identity]
         self.context = cl.Context(found[:1])
         self.simulated = chosen.kind == "other"  # a simulator watches buffers itself
         self.programs: dict[tuple[str, tuple[tuple[str, int], ...]], cl.Program] = {}
@@ -90,10 +90,6 @@ class Runtime:
     def buffer(self, nbytes: int) -> cl.Buffer:
         """Uninitialised memory of the device."""
         return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(nbytes, LEAST))
-
-
-def _facts(device: devices.Device) -> dict[str, Any]:
-    return {name: value for name, value in vars(device).items() if name != "problem"}
 
 
 @cache
