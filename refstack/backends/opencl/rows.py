@@ -12,6 +12,7 @@ from typing import Any
 
 from refstack.backends import packing
 from refstack.backends.opencl.devices import Device
+from refstack.backends.opencl.rows_gpu import rows_gpu
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.openmp_rows import between
 from refstack.kernels import Case, Kernel, Need, layout_shape
@@ -22,7 +23,8 @@ GROUP = 64
 
 def rows(backend: str, device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    listed = (*_direct(), *_pointwise(device))
+    gpu, plain = rows_gpu(device), (*_direct(), *_pointwise(device))
+    listed = (*gpu, *plain) if device.kind == "gpu" else (*plain, *gpu)
     return tuple(replace(row, backend=backend) for row in listed)
 
 

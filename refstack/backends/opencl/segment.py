@@ -31,7 +31,8 @@ LEAST = 16
 """Bytes of the smallest buffer: none may be empty."""
 
 NUMBERS = (
-    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block", "to_int8"
+    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block", "to_int8",
+    "parts",
 )  # fmt: skip
 ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 """rs_args of rs.cl, field for field."""
@@ -45,6 +46,8 @@ class Launch:
     size        case -> work-items in each dimension, a multiple of the group's
     group       work-items of a work-group
     defines     case -> constants of the source; few different ones, since each set is compiled
+    parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
+    walks       written with RS_KERNEL for groups of any number, so that fused.py may call it
 
     The kernel's arguments are  inputs, y, the packed arrays in order (bias first), scratch if there is any, rs_args.
     """
@@ -54,6 +57,14 @@ class Launch:
     group: tuple[int, ...] = (1,)
     defines: Callable[[Case], Mapping[str, int]] = field(default=lambda case: {})
     function: str = ""
+    parts: Callable[[Case], int] = field(default=lambda case: 1)
+    then: Callable[[Case], Launch | None] = field(default=lambda case: None)
+    walks: bool = True
+
+    def calls(self, case: Case) -> tuple[Launch, ...]:
+        """This one and those that follow, all with the same arguments."""
+        then = self.then(case)
+        return (self, *then.calls(case)) if then else (self,)
 
 
 class Runtime:
@@ -180,7 +191,7 @@ class Segment:
         with _explained("memory for the steps"):
             self.memory = _Memory(self.runtime, [*values, *scratch], outputs is None)
             self.packed: list[tuple[cl.Buffer, Array]] = []
-            self.calls = [self._call(step) for step in steps]
+            self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         self.guarded = outputs is None
         written = [*(step.output for step in steps), *scratch]
@@ -192,9 +203,7 @@ class Segment:
         self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
 
-    def _call(self, step: Step) -> Callable[[], cl.Event]:
-        launch: Launch = step.kernel.run
-        kernel = self.runtime.kernel(launch, step.case)
+    def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
         given: list[Any] = [*(self.memory.of(x) for x in step.inputs), self.memory.of(step.output)]
         for array in step.packed.values():
             self.packed.append((self.runtime.buffer(array.nbytes), array))
@@ -202,9 +211,13 @@ class Segment:
             if array.nbytes:
                 cl.enqueue_copy(self.queue, given[-1], array)
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        for i, argument in enumerate([*given, arguments(step)]):
+        return [self._call(launch, step.case, [*given, arguments(step)]) for launch in step.kernel.run.calls(step.case)]
+
+    def _call(self, launch: Launch, case: Case, given: list[Any]) -> Callable[[], cl.Event]:
+        kernel = self.runtime.kernel(launch, case)
+        for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
-        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(step.case), launch.group)
+        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.group)
 
     def run(self) -> None:
         """Inputs to the device, all kernels, outputs back, one wait."""
@@ -213,8 +226,9 @@ class Segment:
                 self.memory.mark(self.queue)
             for buffer, array in self.incoming:
                 cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
-            for call in self.calls:
-                call()
+            for calls in self.calls:
+                for call in calls:
+                    call()
             for array, buffer in self.outgoing:
                 cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
             self.queue.finish()
@@ -236,11 +250,11 @@ class Segment:
         with _explained("a run"):
             for buffer, array in self.incoming:
                 cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
-            events = [call() for call in self.calls]
+            events = [[call() for call in calls] for calls in self.calls]
             for array, buffer in self.outgoing:
                 cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
             self.queue.finish()
-        return [event.profile.end - event.profile.start for event in events]
+        return [sum(event.profile.end - event.profile.start for event in each) for each in events]
 
 
 def _read_first(steps: Sequence[Step]) -> list[Array]:
@@ -271,6 +285,7 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
+    args["parts"] = step.kernel.run.parts(case)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)
