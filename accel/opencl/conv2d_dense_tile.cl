@@ -10,7 +10,7 @@
        rows of w   tap 0: c 0..D-1 | D..2D-1 | ..   tap 1: ..          filters ->        pixels ->
                                                                    D   [ KT w ]     D   [ PT x ]
 
-   Constants  KT PT TK TP D STAGES as above, TK and TP 4 or 8;  HALF = 1: w in float16, arithmetic in float32
+   Constants  KT PT TK TP D STAGES ITEMS as above, TK and TP 4 or 8;  HALF = 1: w in float16, arithmetic in float32
               JOINED = 1, in a walk: y = activation2(that + other), where `other` is another layer's output
    Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind
    Writes     y nchw, or sums (parts, k, n*p*q)

@@ -6,7 +6,6 @@
    (compute capability 8.0 and up); elsewhere they are done when they are asked for. */
 #ifndef RS_COPY
 #define RS_COPY
-#define ITEMS 256
 #define FOUR(p) (*(__global float4 *)(p))
 #define LFOUR(p) (*(__local float4 *)(p))
 

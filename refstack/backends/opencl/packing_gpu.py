@@ -19,7 +19,7 @@ from refstack.kernels import Case
 from refstack.ops import Window
 
 ITEMS = 256
-"""Work-items of a group."""
+"""Work-items of a group that works number by number."""
 
 
 UNIT_GROUPS = 2
@@ -43,16 +43,18 @@ class Tile:
     tp: int
     d: int
     stages: int = 3
+    items: int = 256
 
     @property
     def defines(self) -> dict[str, int]:
         """The constants of conv2d_dense_tile.cl."""
-        return {"KT": self.kt, "PT": self.pt, "TK": self.tk, "TP": self.tp, "D": self.d, "STAGES": self.stages}
+        return {"KT": self.kt, "PT": self.pt, "TK": self.tk, "TP": self.tp, "D": self.d, "STAGES": self.stages,
+                "ITEMS": self.items}
 
     @property
     def room(self) -> int:
         """Numbers of local memory: the portions, or the teams' sums."""
-        teams = ITEMS * self.tk * self.tp // (self.kt * self.pt)
+        teams = self.items * self.tk * self.tp // (self.kt * self.pt)
         return max(self.stages * self.d * (self.kt + self.pt), (teams > 1) * teams * self.kt * self.pt)
 
     def chunks(self, case: Case) -> int:
@@ -64,13 +66,30 @@ class Tile:
         return -(-case.shape[1] // self.kt) * -(-pixels(case) // self.pt)
 
 
-TILES = (
-    Tile(128, 128, 8, 8, 8),
-    Tile(64, 256, 8, 8, 8),
-    Tile(64, 64, 8, 4, 16),
-    Tile(64, 16, 4, 4, 32),
-    Tile(64, 4, 4, 4, 64),
+SMALL = (
+    Tile(64, 16, 4, 4, 16, 6),
+    Tile(64, 16, 4, 4, 32, 4),
+    Tile(64, 32, 4, 4, 32),
+    Tile(32, 16, 4, 4, 64),
+    Tile(32, 8, 4, 4, 64, 4),
+    Tile(32, 4, 4, 4, 64, 4),
+    Tile(16, 16, 4, 4, 64, 4),
+    Tile(16, 8, 4, 4, 128),
+    Tile(16, 4, 4, 4, 128, 4),
 )
+"""Tiles where a layer is over in microseconds: what counts is that all groups have something to do at once."""
+LARGE = (
+    Tile(128, 128, 8, 8, 16),
+    Tile(128, 64, 8, 4, 16),
+    Tile(64, 128, 8, 4, 16),
+    Tile(64, 256, 8, 8, 8, 4),
+    Tile(64, 64, 8, 4, 16),
+    Tile(128, 32, 4, 4, 16, 4),
+)
+"""Tiles where multiply-adds count; how fast each is beside the first stands in SPEED."""
+SPEED = (1.0, 0.96, 0.96, 0.88, 0.88, 0.7)
+WALK_MACS = 100_000_000
+"""Multiply-adds of a call, on average, from which launches cost nothing: the device is busy longer than the caller."""
 
 
 def taps(case: Case) -> int:
@@ -92,15 +111,39 @@ class Plan:
 
 
 def choose(case: Case, groups: int) -> Plan:
-    """The plan that should take least: rounds of all groups, times chunks of a tile's part."""
-    plans = []
-    for tile in TILES:
-        chunks, count = tile.chunks(case), tile.count(case)
-        parts = max(1, min(groups // count, chunks // 2))
-        rounds = -(-count * parts // groups)
-        work = rounds * (-(-chunks // parts) * tile.kt * tile.pt * tile.d / 8192 + 4)
-        plans.append((work + (4 + parts / 8 if parts > 1 else 0), -tile.kt * tile.pt, Plan(tile, parts)))
-    return min(plans, key=lambda each: each[:2])[2]
+    """The plan that should take least, on a device that runs so many groups at once."""
+    if case.op.macs(*case.inputs) < 4 * WALK_MACS:
+        tiles, cost = SMALL, _microseconds
+    else:
+        tiles, cost = LARGE, _operations
+    plans = [Plan(tile, parts) for tile in tiles for parts in _parts(tile, case, groups)]
+    return min(plans, key=lambda plan: cost(plan, case, groups))
+
+
+def _parts(tile: Tile, case: Case, groups: int) -> list[int]:
+    """Numbers of parts that give some share of the groups work."""
+    most, count = tile.chunks(case), tile.count(case)
+    return sorted({max(1, min(most, share * groups // (4 * count))) for share in (0, 1, 2, 4, 8)})
+
+
+def _microseconds(plan: Plan, case: Case, groups: int) -> float:
+    """Fitted to 600 timings of the three networks' layers at batch 1 on an H100 (error 7 %, docs/opencl-gpu.md)."""
+    tile, count = plan.tile, plan.tile.count(case) * plan.parts
+    rounds, chunks = -(-count // groups), -(-tile.chunks(case) // plan.parts)
+    products = -(-2 * count // groups) * chunks * tile.d * tile.kt * tile.pt
+    moved = 4 * count * chunks * tile.d * (tile.kt + tile.pt)
+    gathered = rounds * chunks * tile.d * tile.pt
+    split = 2.1 if plan.parts > 1 else 0.0
+    return 1.4 * rounds + 0.11 * rounds * chunks + 7.0e-6 * products + 8.7e-8 * moved + 2e-4 * gathered + split
+
+
+def _operations(plan: Plan, case: Case, groups: int) -> float:
+    """Multiply-adds that the busiest compute unit does, in the first tile's; alone, a group waits for its copies."""
+    tile, count = plan.tile, plan.tile.count(case) * plan.parts
+    busiest, chunks = -(-2 * count // groups), -(-tile.chunks(case) // plan.parts)
+    speed = SPEED[LARGE.index(tile)] * (0.7 if busiest == 1 else 0.9 if busiest == 2 else 1.0)
+    sums = 20.0 * plan.parts * case.shape[1] * pixels(case) / (groups / 2) if plan.parts > 1 else 0.0
+    return (busiest * (chunks + 4) * tile.d * tile.kt * tile.pt) / speed + sums
 
 
 def tiled(plan: Plan, node: Node, case: Case) -> Packed:

@@ -29,7 +29,7 @@ def tile_row(op: str, halves: int, planned: Callable[[Case], Plan], variant: str
     """conv2d_dense_tile.cl with the plan of each case."""
 
     def size(case: Case) -> tuple[int]:
-        return (ITEMS * planned(case).parts * planned(case).tile.count(case),)
+        return (planned(case).tile.items * planned(case).parts * planned(case).tile.count(case),)
 
     def then(case: Case) -> Launch | None:
         return total if planned(case).parts > 1 else None
@@ -42,7 +42,7 @@ def tile_row(op: str, halves: int, planned: Callable[[Case], Plan], variant: str
 
     file = "conv2d_dense_tile"
     total = Launch("conv2d_dense_sum", each, (ITEMS,))
-    run = Launch(file, size, (ITEMS,), defines, parts=lambda case: planned(case).parts, then=then,
+    run = Launch(file, size, (), defines, parts=lambda case: planned(case).parts, then=then,
                  room=lambda case: planned(case).tile.room)
     pack = packing.tiled
     return Kernel(

@@ -44,7 +44,7 @@ class Launch:
 
     source      file in accel/opencl        function    the kernel in it, if it is not called like its file
     size        case -> work-items in each dimension, a multiple of the group's
-    group       work-items of a work-group
+    group       work-items of a work-group; empty: the constant ITEMS
     defines     case -> constants of the source; few different ones, since each set is compiled
     parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
     room        case -> float32 numbers of local memory
@@ -62,6 +62,10 @@ class Launch:
     then: Callable[[Case], Launch | None] = field(default=lambda case: None)
     room: Callable[[Case], int] = field(default=lambda case: 0)
     walks: bool = True
+
+    def items(self, case: Case) -> tuple[int, ...]:
+        """Work-items of a work-group."""
+        return self.group or (self.defines(case)["ITEMS"],)
 
     def calls(self, case: Case) -> tuple[Launch, ...]:
         """This one and those that follow, all with the same arguments."""
@@ -194,6 +198,29 @@ class _Memory:
         return True
 
 
+class Way:
+    """An array of the host and, for GPUs, memory beside it that the device copies from and to without a stop."""
+
+    def __init__(self, owner: Runtime, queue: cl.CommandQueue, array: Array) -> None:
+        self.array = self.held = array
+        if owner.device.kind == "gpu":
+            flags = cl.mem_flags.READ_WRITE | cl.mem_flags.ALLOC_HOST_PTR
+            self.pinned = cl.Buffer(owner.context, flags, array.nbytes)
+            both = cl.map_flags.READ | cl.map_flags.WRITE
+            self.held, _ = cl.enqueue_map_buffer(queue, self.pinned, both, 0, array.shape, array.dtype)
+
+    def there(self) -> Array:
+        """The array's values where the device fetches them."""
+        if self.held is not self.array:
+            self.held[...] = self.array
+        return self.held
+
+    def back(self) -> None:
+        """What the device has left there, to the array."""
+        if self.held is not self.array:
+            self.array[...] = self.held
+
+
 class Segment:
     """Steps that are enqueued together."""
 
@@ -211,10 +238,10 @@ class Segment:
         written = [*(step.output for step in steps), *scratch]
         incoming = [*values, *scratch] if outputs is None else read_first(steps)
         outgoing = written if outputs is None else outputs
-        self.incoming = [(self.memory.of(array), array) for array in once(incoming)]
-        self.outgoing = [(array, self.memory.of(array)) for array in once(outgoing)]
+        self.incoming = [(self.memory.of(array), Way(self.runtime, self.queue, array)) for array in once(incoming)]
+        self.outgoing = [(Way(self.runtime, self.queue, array), self.memory.of(array)) for array in once(outgoing)]
         changed = {array.ctypes.data for array in written}
-        self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
+        self.kept = [(buffer, way.array) for buffer, way in self.incoming if way.array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
 
     def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
@@ -231,23 +258,31 @@ class Segment:
         kernel = self.runtime.kernel(launch, case)
         for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
-        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.group)
+        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.items(case))
 
     def run(self) -> None:
         """Inputs to the device, all kernels, outputs back, one wait."""
         with explained("a run"):
             if self.guarded:
                 self.memory.mark(self.queue)
-            for buffer, array in self.incoming:
-                cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+            self._bring()
             for calls in self.calls:
                 for call in calls:
                     call()
-            for array, buffer in self.outgoing:
-                cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
-            self.queue.finish()
+            self._fetch()
             if self.guarded:
                 self._inspect()
+
+    def _bring(self) -> None:
+        for buffer, way in self.incoming:
+            cl.enqueue_copy(self.queue, buffer, way.there(), is_blocking=False)
+
+    def _fetch(self) -> None:
+        for way, buffer in self.outgoing:
+            cl.enqueue_copy(self.queue, way.held, buffer, is_blocking=False)
+        self.queue.finish()
+        for way, _ in self.outgoing:
+            way.back()
 
     def _inspect(self) -> None:
         """What only the device's own memory shows."""
@@ -262,12 +297,9 @@ class Segment:
     def times(self) -> list[int]:
         """ns of each step, by the device's clock."""
         with explained("a run"):
-            for buffer, array in self.incoming:
-                cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+            self._bring()
             events = [[call() for call in calls] for calls in self.calls]
-            for array, buffer in self.outgoing:
-                cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
-            self.queue.finish()
+            self._fetch()
         return [sum(event.profile.end - event.profile.start for event in each) for each in events]
 
 
