@@ -7,9 +7,16 @@
    Work-item  one number of y
    Cost       bandwidth */
 #include "rs_copy.cl"
+#undef TABLE
+#if TERNARY /* the tile's arguments, of which this one needs fewer */
+#define TABLE , __global const float *table
+#else
+#define TABLE
+#endif
 
 RS_KERNEL conv2d_dense_sum(__global const float *x, __global float *y, __global const float *bias,
-                           __global const void *w, __global const float *sums JOINED_WITH, const rs_args a RS_PLACE) {
+                           __global const void *w TABLE, __global const float *sums JOINED_WITH,
+                           const rs_args a RS_PLACE) {
     const int pixels = a.p * a.q, all = a.n * pixels, size = a.k * all;
     RS_EACH(i, size) {
         const int k = i / all, j = i % all;

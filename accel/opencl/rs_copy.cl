@@ -28,6 +28,14 @@ static inline void rs_copy(__local void *to, __global const void *from, int byte
 #define COPIED(n)
 #endif
 
+/* Four codes of two bits: 1 is the positive scale, 2 the negative one. */
+static inline float4 rs_decode(int codes, float positive, float negative) {
+    float w[4];
+    #pragma unroll
+    for (int i = 0; i < 4; i++) w[i] = codes >> 2 * i & 1 ? positive : codes >> 2 * i & 2 ? negative : 0;
+    return vload4(0, w);
+}
+
 /* Four results of filter k, pixels `at` and after, to (n, k, p, q); or to (k, n*p*q) for sums in parts. With `other`
    they are added to what lies there at the same place. */
 static inline void rs_put4(__global float *y, int k, int at, float four[4], __global const float *other, rs_args a) {

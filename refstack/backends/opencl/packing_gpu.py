@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy import ascontiguousarray as contiguous
 
 from refstack.backends import packing
 from refstack.backends.opencl.devices import Device
-from refstack.backends.packing import Packed
+from refstack.backends.packing import Packed, entries
+from refstack.formats import Ternary
+from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import Window
@@ -152,6 +155,35 @@ def tiled(plan: Plan, node: Node, case: Case) -> Packed:
     w = node.weight.decode().reshape(case.shape[1], case.inputs[0][1], taps(case)).transpose(2, 1, 0)
     w = packing.pad_axis(packing.pad_axis(w, 1, plan.tile.d), 2, plan.tile.kt)
     return {"bias": packing.bias(node, case.shape[1]), "weights": contiguous(w)}
+
+
+def ternary_tiled(plan: Plan, node: Node, case: Case) -> Packed:
+    """(k, c, r, s) -> the same order in two bits a weight, and what codes stand for"""
+    weight = cast(Ternary, node.weight)
+    codes = unpack(weight.codes, weight.cols).reshape(case.shape[1], case.inputs[0][1], taps(case)).transpose(2, 1, 0)
+    codes = packing.pad_axis(packing.pad_axis(codes, 1, plan.tile.d), 2, plan.tile.kt)
+    table = packing.table(4, weight)
+    return {"bias": packing.bias(node, case.shape[1]), "codes": packing.words(4, contiguous(codes)), "table": table}
+
+
+def sparse(node: Node, case: Case) -> Packed:
+    """The stored weights row by row: where each one's pixels start and which tap it is, and its value."""
+    weight, (_, c, h, w) = entries(node), (*case.inputs[0], 1, 1)[:4]
+    groups, window = getattr(case.op, "groups", 1), case.op if isinstance(case.op, Window) else None
+    r, s = window.kernel if window else (1, 1)
+    down, across = window.dilation if window else (1, 1)
+    channel, row, column = np.unravel_index(weight.indices.astype(np.int64), (c // groups, r, s))
+    offset = (channel * h + row * down) * w + column * across
+    pairs = np.stack([offset | (row * s + column) << 26, weight.values.view(np.int32)], 1).astype(np.uint32)
+    ends = contiguous(weight.indptr[1:].astype(np.int32))
+    pairs = pairs if len(pairs) else np.zeros((1, 2), np.uint32)
+    return {"bias": packing.bias(node, case.shape[1]), "ends": ends, "entries": contiguous(pairs)}
+
+
+def lanes(case: Case) -> int:
+    """Pixels of a work-group of the sparse kernel: all there are, as far as they are many."""
+    most = 256 if pixels(case) * case.shape[1] >= 2**21 else 64
+    return max(1, min(most, 1 << (pixels(case) - 1).bit_length()))
 
 
 def scratch(plan: Plan, case: Case) -> int:
