@@ -230,8 +230,6 @@ class Walk:
             for start, array in layout.constant:
                 if array.nbytes:
                     cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start)
-            self.incoming = [(start, segment.Way(self.runtime, self.queue, array)) for start, array in layout.incoming]
-            self.outgoing = [(segment.Way(self.runtime, self.queue, array), start) for array, start in layout.outgoing]
             self.groups = resident(self.runtime, self.kernel, units * max(1, MOST // layout.items), layout.items)
             self.table = layout.table(kinds, self.groups)
             self.stamps = self.runtime.buffer(8 * (len(self.table) + 1))
@@ -240,14 +238,13 @@ class Walk:
     def run(self) -> None:
         """Inputs to the device, one launch, outputs back, one wait."""
         with segment.explained("a run"):
-            for start, way in self.incoming:
-                cl.enqueue_copy(self.queue, self.memory, way.there(), dst_offset=start, is_blocking=False)
-            self.event = cl.enqueue_nd_range_kernel(self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,))
-            for way, start in self.outgoing:
-                cl.enqueue_copy(self.queue, way.held, self.memory, src_offset=start, is_blocking=False)
-            self.queue.finish()
-            for way, _ in self.outgoing:
-                way.back()
+            for start, array in self.layout.incoming:
+                cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start, is_blocking=False)
+            self.event = cl.enqueue_nd_range_kernel(
+                self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
+            )
+            for array, start in self.layout.outgoing:  # waits: quicker than a wait of its own
+                cl.enqueue_copy(self.queue, array, self.memory, src_offset=start)
 
 
 def _arm(

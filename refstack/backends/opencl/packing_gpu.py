@@ -181,9 +181,15 @@ def sparse(node: Node, case: Case) -> Packed:
 
 
 def lanes(case: Case) -> int:
-    """Pixels of a work-group of the sparse kernel: all there are, as far as they are many."""
-    most = 256 if pixels(case) * case.shape[1] >= 2**21 else 64
+    """Pixels of a work-group of the sparse kernel: all there are, as far as their channels fit a first cache."""
+    most = 256 if case.inputs[0][1] <= 128 and pixels(case) >= 2**14 else 64
     return max(1, min(most, 1 << (pixels(case) - 1).bit_length()))
+
+
+def rows_at_once(case: Case) -> int:
+    """Filters of a work-group of the sparse kernel: more than one where groups are many anyhow."""
+    groups = case.shape[1] * -(-pixels(case) // lanes(case))
+    return next((rows for rows in (16, 8, 4, 2) if groups >= 2048 * rows), 1)
 
 
 def scratch(plan: Plan, case: Case) -> int:

@@ -68,9 +68,13 @@ def _one_group(case: Case) -> str | None:
 
 def _sparse(op: str, format: str) -> Kernel:
     def size(case: Case) -> tuple[int]:
-        return (ITEMS * case.shape[1] * -(-packing.pixels(case) // packing.lanes(case)),)
+        blocks = -(-case.shape[1] // packing.rows_at_once(case))
+        return (ITEMS * blocks * -(-packing.pixels(case) // packing.lanes(case)),)
 
-    run = Launch("conv2d_csr_gpu", size, (ITEMS,), lambda case: {"PT": packing.lanes(case)}, room=lambda case: ITEMS)
+    def defines(case: Case) -> dict[str, int]:
+        return {"PT": packing.lanes(case), "ROWS": packing.rows_at_once(case)}
+
+    run = Launch("conv2d_csr_gpu", size, (ITEMS,), defines, room=lambda case: ITEMS)
     needs, summary = (_few_taps, _short_offsets), "a filter and some pixels for a group, teams share the stored weights"
     return Kernel(op, format, "", "gpu", run, needs=needs, pack=packing.sparse, blocks=(4, 16, 64), summary=summary)
 

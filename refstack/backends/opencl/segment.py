@@ -198,29 +198,6 @@ class _Memory:
         return True
 
 
-class Way:
-    """An array of the host and, for GPUs, memory beside it that the device copies from and to without a stop."""
-
-    def __init__(self, owner: Runtime, queue: cl.CommandQueue, array: Array) -> None:
-        self.array = self.held = array
-        if owner.device.kind == "gpu":
-            flags = cl.mem_flags.READ_WRITE | cl.mem_flags.ALLOC_HOST_PTR
-            self.pinned = cl.Buffer(owner.context, flags, array.nbytes)
-            both = cl.map_flags.READ | cl.map_flags.WRITE
-            self.held, _ = cl.enqueue_map_buffer(queue, self.pinned, both, 0, array.shape, array.dtype)
-
-    def there(self) -> Array:
-        """The array's values where the device fetches them."""
-        if self.held is not self.array:
-            self.held[...] = self.array
-        return self.held
-
-    def back(self) -> None:
-        """What the device has left there, to the array."""
-        if self.held is not self.array:
-            self.array[...] = self.held
-
-
 class Segment:
     """Steps that are enqueued together."""
 
@@ -232,16 +209,17 @@ class Segment:
         with explained("memory for the steps"):
             self.memory = _Memory(self.runtime, [*values, *scratch], outputs is None)
             self.packed: list[tuple[cl.Buffer, Array]] = []
+            self.given: list[Any] = []  # a kernel does not keep its arguments alive
             self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         self.guarded = outputs is None
         written = [*(step.output for step in steps), *scratch]
         incoming = [*values, *scratch] if outputs is None else read_first(steps)
         outgoing = written if outputs is None else outputs
-        self.incoming = [(self.memory.of(array), Way(self.runtime, self.queue, array)) for array in once(incoming)]
-        self.outgoing = [(Way(self.runtime, self.queue, array), self.memory.of(array)) for array in once(outgoing)]
+        self.incoming = [(self.memory.of(array), array) for array in once(incoming)]
+        self.outgoing = [(array, self.memory.of(array)) for array in once(outgoing)]
         changed = {array.ctypes.data for array in written}
-        self.kept = [(buffer, way.array) for buffer, way in self.incoming if way.array.ctypes.data not in changed]
+        self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
 
     def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
@@ -256,6 +234,7 @@ class Segment:
 
     def _call(self, launch: Launch, case: Case, given: list[Any]) -> Callable[[], cl.Event]:
         kernel = self.runtime.kernel(launch, case)
+        self.given += given
         for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
         return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.items(case))
@@ -274,15 +253,13 @@ class Segment:
                 self._inspect()
 
     def _bring(self) -> None:
-        for buffer, way in self.incoming:
-            cl.enqueue_copy(self.queue, buffer, way.there(), is_blocking=False)
+        for buffer, array in self.incoming:
+            cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
 
     def _fetch(self) -> None:
-        for way, buffer in self.outgoing:
-            cl.enqueue_copy(self.queue, way.held, buffer, is_blocking=False)
+        for array, buffer in self.outgoing:  # waits: quicker than a wait of its own
+            cl.enqueue_copy(self.queue, array, buffer)
         self.queue.finish()
-        for way, _ in self.outgoing:
-            way.back()
 
     def _inspect(self) -> None:
         """What only the device's own memory shows."""
