@@ -243,8 +243,7 @@ class Walk:
             self.event = cl.enqueue_nd_range_kernel(
                 self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
             )
-            for array, start in self.layout.outgoing:  # waits: quicker than a wait of its own
-                cl.enqueue_copy(self.queue, array, self.memory, src_offset=start)
+            segment.fetch(self.queue, [(array, self.memory, start) for array, start in self.layout.outgoing])
 
 
 def _arm(

@@ -15,7 +15,7 @@ from numpy import ascontiguousarray as contiguous
 from refstack.backends import packing
 from refstack.backends.opencl.devices import Device
 from refstack.backends.packing import Packed, entries
-from refstack.formats import Ternary
+from refstack.formats import Int8, Ternary
 from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
@@ -38,7 +38,10 @@ def groups_of(device: Device) -> int:
 
 @dataclass(frozen=True)
 class Tile:
-    """KT filters x PT pixels by work-items of TK x TP sums, D rows at a time, so many portions in local memory."""
+    """KT filters x PT pixels by work-items of TK x TP sums, D rows at a time, so many portions in local memory.
+
+    channels    in a row: four in a word of bytes
+    """
 
     kt: int
     pt: int
@@ -47,6 +50,7 @@ class Tile:
     d: int
     stages: int = 3
     items: int = 256
+    channels: int = 1
 
     @property
     def defines(self) -> dict[str, int]:
@@ -62,7 +66,7 @@ class Tile:
 
     def chunks(self, case: Case) -> int:
         """Portions of D rows of a sum."""
-        return taps(case) * -(-case.inputs[0][1] // self.d)
+        return taps(case) * -(-case.inputs[0][1] // (self.d * self.channels))
 
     def count(self, case: Case) -> int:
         """Tiles of a layer."""
@@ -91,6 +95,16 @@ LARGE = (
 )
 """Tiles where multiply-adds count; how fast each is beside the first stands in SPEED."""
 SPEED = (1.0, 0.96, 0.96, 0.88, 0.88, 0.7)
+SMALL_INT8 = tuple(
+    Tile(kt, pt, 4, 4, d, stages, channels=4)
+    for kt, pt, d, stages in ((64, 16, 16, 4), (32, 32, 16, 4), (64, 32, 16, 4), (16, 16, 16, 6), (16, 16, 32, 4),
+                              (32, 8, 32, 4), (16, 4, 64, 4), (64, 4, 64, 2))
+)  # fmt: skip
+LARGE_INT8 = tuple(
+    Tile(*sizes, channels=4)
+    for sizes in ((128, 128, 8, 8, 8), (128, 64, 8, 4, 16), (64, 128, 8, 4, 16), (64, 256, 8, 8, 8), (64, 64, 8, 4, 16),
+                  (128, 32, 4, 4, 16))
+)  # fmt: skip
 WALK_MACS = 100_000_000
 """Multiply-adds of a call, on average, from which launches cost nothing: the device is busy longer than the caller."""
 
@@ -115,10 +129,11 @@ class Plan:
 
 def choose(case: Case, groups: int) -> Plan:
     """The plan that should take least, on a device that runs so many groups at once."""
+    integers = case.format in ("int8", "ternary8")
     if case.op.macs(*case.inputs) < 4 * WALK_MACS:
-        tiles, cost = SMALL, _microseconds
+        tiles, cost = SMALL_INT8 if integers else SMALL, _microseconds
     else:
-        tiles, cost = LARGE, _operations
+        tiles, cost = LARGE_INT8 if integers else LARGE, _operations
     plans = [Plan(tile, parts) for tile in tiles for parts in _parts(tile, case, groups)]
     return min(plans, key=lambda plan: cost(plan, case, groups))
 
@@ -144,7 +159,7 @@ def _operations(plan: Plan, case: Case, groups: int) -> float:
     """Multiply-adds that the busiest compute unit does, in the first tile's; alone, a group waits for its copies."""
     tile, count = plan.tile, plan.tile.count(case) * plan.parts
     busiest, chunks = -(-2 * count // groups), -(-tile.chunks(case) // plan.parts)
-    speed = SPEED[LARGE.index(tile)] * (0.7 if busiest == 1 else 0.9 if busiest == 2 else 1.0)
+    speed = SPEED[(LARGE_INT8 if tile.channels == 4 else LARGE).index(tile)] * (0.7 if busiest == 1 else 0.9 if busiest == 2 else 1.0)
     sums = 20.0 * plan.parts * case.shape[1] * pixels(case) / (groups / 2) if plan.parts > 1 else 0.0
     return (busiest * (chunks + 4) * tile.d * tile.kt * tile.pt) / speed + sums
 
@@ -164,6 +179,18 @@ def ternary_tiled(plan: Plan, node: Node, case: Case) -> Packed:
     codes = packing.pad_axis(packing.pad_axis(codes, 1, plan.tile.d), 2, plan.tile.kt)
     table = packing.table(4, weight)
     return {"bias": packing.bias(node, case.shape[1]), "codes": packing.words(4, contiguous(codes)), "table": table}
+
+
+def int8_tiled(plan: Plan, node: Node, case: Case) -> Packed:
+    """(k, c, r, s) -> [r*s][c/4 up to D][k up to KT][4], and what finishes a sum"""
+    weight = cast(Int8, node.weight)
+    w = weight.values.reshape(case.shape[1], case.inputs[0][1], taps(case))
+    w = packing.pad_axis(packing.pad_axis(w, 1, 4 * plan.tile.d), 0, plan.tile.kt)
+    w = w.reshape(len(w), -1, 4, w.shape[2]).transpose(3, 1, 0, 2)
+    zero = weight.input.zero_point
+    start = weight.integer_bias(node.bias) - zero * weight.values.sum(axis=1, dtype=np.int64)
+    finish = packing.finish(node, case, 1, start.astype(np.int32))
+    return {"weights": contiguous(w), "zero": np.full(4, zero, np.int8).view(np.int32), **finish}
 
 
 def sparse(node: Node, case: Case) -> Packed:

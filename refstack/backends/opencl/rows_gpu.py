@@ -29,6 +29,7 @@ def rows_gpu(device: Device) -> tuple[Kernel, ...]:
 
     tiles = [tile_row(op, format, planned) for op in ("conv2d", "linear") for format in ("dense", "half", "ternary")]
     sparse = [_sparse(op, format) for op in ("conv2d", "linear") for format in ("csr", "bsr", "ternary")]
+    tiles += [_int8(op, format, planned) for op in ("conv2d", "linear") for format in ("int8", "ternary8")]
     return (*(_depthwise(format) for format in ("dense", "half")), *tiles, *sparse)
 
 
@@ -54,6 +55,23 @@ def tile_row(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
         summary="tiles in local memory; small maps: the sum in parts",
     )  # fmt: skip
     return replace(row, pack=lambda node, case: half(pack(planned(case), node, case))) if format == "half" else row
+
+
+def _int8(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
+    def size(case: Case) -> tuple[int]:
+        return (planned(case).tile.items * planned(case).parts * planned(case).tile.count(case),)
+
+    total = Launch("conv2d_int8_sum", each, (ITEMS,))
+    run = Launch(
+        "conv2d_int8_tile", size, (), lambda case: planned(case).tile.defines, parts=lambda case: planned(case).parts,
+        then=lambda case: total if planned(case).parts > 1 else None, room=lambda case: planned(case).tile.room,
+    )  # fmt: skip
+    return Kernel(
+        op, format, "", "tile", run, needs=(_one_group,),
+        pack=lambda node, case: packing.int8_tiled(planned(case), node, case),
+        scratch=lambda case: packing.scratch(planned(case), case), blocks=(4, 16, 64),
+        summary="four channels in a word, tiles in local memory",
+    )  # fmt: skip
 
 
 def each(case: Case) -> tuple[int]:

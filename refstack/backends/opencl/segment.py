@@ -198,6 +198,20 @@ class _Memory:
         return True
 
 
+def fetch(queue: cl.CommandQueue, wanted: Sequence[tuple[Array, cl.Buffer, int]]) -> None:
+    """Wait for arrays that lie so many bytes behind a buffer's start.
+
+    By way of memory of their own: an output may lie where an input has been, and NVIDIA's runtime does not bear that
+    memory is read into from which it still copies.
+    """
+    held = [np.empty_like(array) for array, _, _ in wanted]
+    for own, (_, buffer, start) in zip(held, wanted, strict=True):
+        cl.enqueue_copy(queue, own, buffer, src_offset=start, is_blocking=False)
+    queue.finish()
+    for own, (array, _, _) in zip(held, wanted, strict=True):
+        array[...] = own
+
+
 class Segment:
     """Steps that are enqueued together."""
 
@@ -257,9 +271,7 @@ class Segment:
             cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
 
     def _fetch(self) -> None:
-        for array, buffer in self.outgoing:  # waits: quicker than a wait of its own
-            cl.enqueue_copy(self.queue, array, buffer)
-        self.queue.finish()
+        fetch(self.queue, [(array, buffer, 0) for array, buffer in self.outgoing])
 
     def _inspect(self) -> None:
         """What only the device's own memory shows."""
