@@ -239,11 +239,12 @@ class Walk:
         """Inputs to the device, one launch, outputs back, one wait."""
         with segment.explained("a run"):
             for start, array in self.layout.incoming:
-                cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start, is_blocking=False)
+                cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start)
             self.event = cl.enqueue_nd_range_kernel(
                 self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
             )
-            segment.fetch(self.queue, [(array, self.memory, start) for array, start in self.layout.outgoing])
+            for array, start in self.layout.outgoing:
+                cl.enqueue_copy(self.queue, array, self.memory, src_offset=start)
 
 
 def _arm(

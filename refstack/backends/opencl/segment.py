@@ -198,20 +198,6 @@ class _Memory:
         return True
 
 
-def fetch(queue: cl.CommandQueue, wanted: Sequence[tuple[Array, cl.Buffer, int]]) -> None:
-    """Wait for arrays that lie so many bytes behind a buffer's start.
-
-    By way of memory of their own: an output may lie where an input has been, and NVIDIA's runtime does not bear that
-    memory is read into from which it still copies.
-    """
-    held = [np.empty_like(array) for array, _, _ in wanted]
-    for own, (_, buffer, start) in zip(held, wanted, strict=True):
-        cl.enqueue_copy(queue, own, buffer, src_offset=start, is_blocking=False)
-    queue.finish()
-    for own, (array, _, _) in zip(held, wanted, strict=True):
-        array[...] = own
-
-
 class Segment:
     """Steps that are enqueued together."""
 
@@ -266,12 +252,15 @@ class Segment:
             if self.guarded:
                 self._inspect()
 
+    # Copies wait: NVIDIA's runtime may pin the host's memory for one that does not, and then errs when the memory is gone
     def _bring(self) -> None:
         for buffer, array in self.incoming:
-            cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+            cl.enqueue_copy(self.queue, buffer, array)
 
     def _fetch(self) -> None:
-        fetch(self.queue, [(array, buffer, 0) for array, buffer in self.outgoing])
+        for array, buffer in self.outgoing:
+            cl.enqueue_copy(self.queue, array, buffer)
+        self.queue.finish()
 
     def _inspect(self) -> None:
         """What only the device's own memory shows."""
