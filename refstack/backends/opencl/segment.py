@@ -39,10 +39,10 @@ ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 
 @dataclass(frozen=True)
 class Launch:
-    """How a row's kernel is called: its `run`.
+    """How a row's kernel is called: its `run`, or one of several that are called in order with the same arguments.
 
     source      file in accel/opencl        function    the kernel in it, if it is not called like its file
-    size        case -> work-items in each dimension, a multiple of the group's
+    size        case -> work-items in each dimension, a multiple of the group's; none in one: nothing is called
     group       work-items of a work-group
     defines     case -> constants of the source; few different ones, since each set is compiled
 
@@ -180,7 +180,7 @@ class Segment:
         with _explained("memory for the steps"):
             self.memory = _Memory(self.runtime, [*values, *scratch], outputs is None)
             self.packed: list[tuple[cl.Buffer, Array]] = []
-            self.calls = [self._call(step) for step in steps]
+            self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         self.guarded = outputs is None
         written = [*(step.output for step in steps), *scratch]
@@ -192,9 +192,8 @@ class Segment:
         self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
 
-    def _call(self, step: Step) -> Callable[[], cl.Event]:
-        launch: Launch = step.kernel.run
-        kernel = self.runtime.kernel(launch, step.case)
+    def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
+        run: Launch | tuple[Launch, ...] = step.kernel.run
         given: list[Any] = [*(self.memory.of(x) for x in step.inputs), self.memory.of(step.output)]
         for array in step.packed.values():
             self.packed.append((self.runtime.buffer(array.nbytes), array))
@@ -202,9 +201,15 @@ class Segment:
             if array.nbytes:
                 cl.enqueue_copy(self.queue, given[-1], array)
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        for i, argument in enumerate([*given, arguments(step)]):
+        launches = run if isinstance(run, tuple) else (run,)
+        wanted = [launch for launch in launches if all(launch.size(step.case))]
+        return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
+
+    def _call(self, case: Case, launch: Launch, given: list[Any]) -> Callable[[], cl.Event]:
+        kernel = self.runtime.kernel(launch, case)
+        for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
-        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(step.case), launch.group)
+        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.group)
 
     def run(self) -> None:
         """Inputs to the device, all kernels, outputs back, one wait."""
@@ -213,8 +218,9 @@ class Segment:
                 self.memory.mark(self.queue)
             for buffer, array in self.incoming:
                 cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
-            for call in self.calls:
-                call()
+            for calls in self.calls:
+                for call in calls:
+                    call()
             for array, buffer in self.outgoing:
                 cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
             self.queue.finish()
@@ -236,11 +242,11 @@ class Segment:
         with _explained("a run"):
             for buffer, array in self.incoming:
                 cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
-            events = [call() for call in self.calls]
+            events = [[call() for call in calls] for calls in self.calls]
             for array, buffer in self.outgoing:
                 cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
             self.queue.finish()
-        return [event.profile.end - event.profile.start for event in events]
+        return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
 def _read_first(steps: Sequence[Step]) -> list[Array]:
