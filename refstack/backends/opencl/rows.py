@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from refstack.backends import packing
+from refstack.backends.opencl import rows_cpu
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.openmp_rows import between
@@ -22,7 +23,8 @@ GROUP = 64
 
 def rows(backend: str, device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    listed = (*_direct(), *_pointwise(device))
+    plain, processor = (*_direct(), *_pointwise(device)), rows_cpu.rows(device)
+    listed = (*processor, *plain) if device.kind == "cpu" else (*plain, *processor)
     return tuple(replace(row, backend=backend) for row in listed)
 
 

@@ -1,0 +1,98 @@
+"""The OpenCL rows for processors: heavy work-items on vectors of 16 lanes (accel/opencl/rs_cpu.cl).
+
+V is 16 on every device: compilers cut a vector into what the processor has. Weights are packed as for OpenMP kernels
+of that width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from refstack.backends import packing
+from refstack.backends.opencl.devices import Device
+from refstack.backends.opencl.segment import Launch
+from refstack.backends.openmp_rows import one_group
+from refstack.kernels import Case, Kernel
+from refstack.ops import Conv2d
+
+V = 16
+LANES = f"nchw{V}c"
+
+Size = Callable[[Case], tuple[int, ...]]
+
+
+def blocks(channels: int) -> int:
+    """Blocks of V."""
+    return -(-channels // V)
+
+
+def groups(most: int, k: int) -> int:
+    """How many groups of blocks share out k channels (rs_group of rs_cpu.cl)."""
+    outs = blocks(k)
+    return outs // most + outs % most // 2 + outs % most % 2
+
+
+def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
+    """Work-items that are groups of their own."""
+    return Launch(source, lambda case: (*size(case), 1, 1)[:3], (1, 1, 1), lambda case: defines, function)
+
+
+def rows(device: Device) -> tuple[Kernel, ...]:
+    """Best first for every op and format."""
+    return (*_dense(),)
+
+
+def _row(name: str, run: Launch | tuple[Launch, ...], summary: str, **fields: Any) -> Kernel:
+    op, format, variant = name.split(".")
+    return Kernel(op, format, "", f"cpu_{variant}", run, summary=summary, **fields)
+
+
+# Register tiles.
+
+
+def _copied(case: Case) -> bool:
+    """Whether rows are padded or strided, so that they are copied first."""
+    op = cast(Conv2d, case.op)
+    return bool(op.padding[1] or op.padding[3] or op.stride[1] > 1)
+
+
+def copied_rows(v_in: int, case: Case) -> int:
+    """Bytes of the copies; a few where there are none, since an argument needs a buffer."""
+    op, (n, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
+    _, left, _, right = op.padding
+    residues = op.stride[1] if op.kernel[1] > 1 else 1
+    row = residues * -(-(left + w + right) // op.stride[1])
+    return 4 * n * -(-c // v_in) * v_in * h * row if _copied(case) else 64
+
+
+def _tiles(v_in: int, format: int) -> tuple[Launch, ...]:
+    def pad(case: Case) -> tuple[int, ...]:
+        n, c, h, _ = case.inputs[0]
+        return (n * -(-c // v_in) * h if _copied(case) else 0,)
+
+    def conv(case: Case) -> tuple[int, ...]:
+        op, (n, k, p, q) = cast(Conv2d, case.op), case.shape
+        flat = op.kernel == op.stride == (1, 1) and not any(op.padding)
+        return -(-p * q // 48) if flat else p, n, groups(packing.blocks_at_once(V, case), k)
+
+    return tuple(
+        alone("conv2d_blocked_cpu", function, size, VIN=v_in, FORMAT=format)
+        for function, size in (("pad", pad), ("conv", conv))
+    )
+
+
+def _blocked(name: str, summary: str, v_in: int, format: int, pack: Callable[..., packing.Packed]) -> Kernel:
+    source = LANES if v_in == V else "nchw"
+    return _row(
+        name, _tiles(v_in, format), summary, needs=(one_group,), layouts=(source, LANES), pack=pack,
+        scratch=partial(copied_rows, v_in), blocks=(V, 2, 4, 8, 12), nonfinite="spreads",
+    )  # fmt: skip
+
+
+def _dense() -> tuple[Kernel, ...]:
+    return (
+        _blocked("conv2d.dense.blocked", "register tiles of up to 4 blocks x 12 pixels", V, 0, partial(packing.blocked, V, V)),
+    )
