@@ -23,6 +23,18 @@ RS_INLINE void rs_store(__global float *y, rs_vec v) { ((__global rs_vec_any *)y
 RS_INLINE rs_ivec rs_load_int(__global const int *x) { return ((__global const rs_ivec_any *)x)->v; }
 RS_INLINE void rs_store_int(__global int *y, rs_ivec v) { ((__global rs_ivec_any *)y)->v = v; }
 
+/* V bytes to int and back (values that fit). */
+typedef struct __attribute__((packed)) { char16 v; } rs_bytes_any;
+#ifdef __clang__
+#define RS_CONVERT(x, type) __builtin_convertvector(x, type) /* no call */
+#else
+#define RS_CONVERT(x, type) convert_##type(x)
+#endif
+RS_INLINE rs_ivec rs_bytes_at(__global const char *x) {
+    return RS_CONVERT(((__global const rs_bytes_any *)x)->v, int16);
+}
+RS_INLINE void rs_store_bytes(__global char *y, rs_ivec v) { ((__global rs_bytes_any *)y)->v = RS_CONVERT(v, char16); }
+
 /* f(0) .. f(n - 1) */
 #define EACH_3(f) f(0) f(1) f(2)
 #define EACH_4(f) f(0) f(1) f(2) f(3)

@@ -14,8 +14,8 @@ from typing import Any, cast
 from refstack.backends import packing
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.segment import Launch
-from refstack.backends.openmp_rows import one_group
-from refstack.kernels import Case, Kernel
+from refstack.backends.openmp_rows import channels_below, image, one_group
+from refstack.kernels import Case, Kernel, Need
 from refstack.ops import Conv2d
 
 V = 16
@@ -35,6 +35,11 @@ def groups(most: int, k: int) -> int:
     return outs // most + outs % most // 2 + outs % most % 2
 
 
+def doubles(device: Device) -> Need:
+    """float64 arithmetic."""
+    return lambda case: None if device.doubles else f"{device.name} has no float64 arithmetic"
+
+
 def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
     """Work-items that are groups of their own."""
     return Launch(source, lambda case: (*size(case), 1, 1)[:3], (1, 1, 1), lambda case: defines, function)
@@ -42,7 +47,7 @@ def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
 
 def rows(device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    return (*_dense(),)
+    return (*_dense(), *_pointwise(device))
 
 
 def _row(name: str, run: Launch | tuple[Launch, ...], summary: str, **fields: Any) -> Kernel:
@@ -85,14 +90,62 @@ def _tiles(v_in: int, format: int) -> tuple[Launch, ...]:
 
 
 def _blocked(name: str, summary: str, v_in: int, format: int, pack: Callable[..., packing.Packed]) -> Kernel:
-    source = LANES if v_in == V else "nchw"
+    source, few = (LANES, ()) if v_in == V else ("nchw", (channels_below(V),))
     return _row(
-        name, _tiles(v_in, format), summary, needs=(one_group,), layouts=(source, LANES), pack=pack,
+        name, _tiles(v_in, format), summary, needs=(one_group, *few), layouts=(source, LANES), pack=pack,
         scratch=partial(copied_rows, v_in), blocks=(V, 2, 4, 8, 12), nonfinite="spreads",
     )  # fmt: skip
 
 
 def _dense() -> tuple[Kernel, ...]:
     return (
-        _blocked("conv2d.dense.blocked", "register tiles of up to 4 blocks x 12 pixels", V, 0, partial(packing.blocked, V, V)),
+        _blocked("conv2d.dense.stem", "register tiles; few plain channels in", 1, 0, partial(packing.blocked, V, 1)),
+        _blocked("conv2d.dense.blocked", "register tiles", V, 0, partial(packing.blocked, V, V)),
+    )
+
+
+# Layers without weights, for blocked channels and for nchw.
+
+PIECE = 1024
+"""Numbers of a work-item, a multiple of V."""
+
+
+def _numbers(lanes: int, shape: tuple[int, ...]) -> int:
+    n, c, *pixels = shape
+    return n * -(-c // lanes) * lanes * math.prod(pixels)
+
+
+def _pieces(lanes: int) -> Size:
+    return lambda case: (-(-_numbers(lanes, case.inputs[0]) // PIECE),)
+
+
+def _planes(lanes: int) -> Size:
+    return lambda case: (_numbers(lanes, case.shape[:2]) // lanes,)
+
+
+def _rows(lanes: int) -> Size:
+    return lambda case: (_numbers(lanes, case.shape[:3]) // lanes,)
+
+
+def _pointwise(device: Device) -> tuple[Kernel, ...]:
+    def both(name: str, function: str, size: Callable[[int], Size], pack: Callable[..., packing.Packed] | None = None,
+             needs: tuple[Need, ...] = (), **fields: Any) -> list[Kernel]:  # fmt: skip
+        found = []
+        for lanes, layout, only in ((V, LANES, (image,)), (1, "nchw", ())):
+            launch = alone("pointwise_cpu", function, size(lanes), LANES=lanes, DOUBLES=int(device.doubles))
+            packed = {} if pack is None else {"pack": partial(pack, lanes)}
+            variant = f"{name}.{'blocked' if lanes > 1 else 'planar'}"
+            found.append(_row(variant, launch, "vectors", needs=(*only, *needs), layouts=(layout, layout),
+                              blocks=(V,), **packed, **fields))  # fmt: skip
+        return found
+
+    return (
+        *both("relu.float32", "relu", _pieces, in_place=True),
+        *both("add.float32", "add", _pieces, in_place=True),
+        *both("batchnorm.dense", "batchnorm", _planes, packing.batchnorm, exact=False, in_place=True),
+        *both("maxpool.float32", "maxpool_float32", _rows),
+        *both("maxpool.int8", "maxpool_int8", _rows),
+        *both("avgpool.float32", "avgpool", _rows, packing.avgpool, exact=False),
+        *both("globalavgpool.float32", "globalavgpool", _planes, exact=False),
+        *both("quantize.float32", "quantize", _pieces, packing.quantize, needs=(doubles(device),)),
     )
