@@ -14,9 +14,18 @@ from typing import Any, cast
 from refstack.backends import packing
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.segment import Launch
-from refstack.backends.openmp_rows import channels_below, image, one_group
+from refstack.backends.openmp_rows import (
+    channels_at_least,
+    channels_below,
+    depthwise,
+    image,
+    one_group,
+    tiles_at_least,
+    window_3x3,
+)
 from refstack.kernels import Case, Kernel, Need
 from refstack.ops import Conv2d
+from refstack.winograd import F2, F4
 
 V = 16
 LANES = f"nchw{V}c"
@@ -100,8 +109,48 @@ def _blocked(name: str, summary: str, v_in: int, format: int, pack: Callable[...
 def _dense() -> tuple[Kernel, ...]:
     return (
         _blocked("conv2d.dense.stem", "register tiles; few plain channels in", 1, 0, partial(packing.blocked, V, 1)),
+        *(_winograd(m) for m in (4, 2)),
         _blocked("conv2d.dense.blocked", "register tiles", V, 0, partial(packing.blocked, V, V)),
+        _depthwise("conv2d.dense.depthwise"),
     )
+
+
+def _winograd(m: int) -> Kernel:
+    algorithm = {4: F4, 2: F2}[m]
+    points = (m + 2) ** 2
+
+    def tiles(case: Case) -> int:
+        return case.shape[0] * packing.tile_grid(m, case)[0]
+
+    def rows(channels: Callable[[Case], int]) -> Size:
+        return lambda case: (case.shape[0] * -(-case.shape[2] // m), blocks(channels(case)))
+
+    def scratch(case: Case) -> int:
+        return 4 * points * tiles(case) * V * (blocks(case.inputs[0][1]) + blocks(case.shape[1]))
+
+    sizes: dict[str, Size] = {
+        "transform": rows(lambda case: case.inputs[0][1]),
+        "multiply": lambda case: (-(-tiles(case) // 48), groups(2, case.shape[1]), points),
+        "finish": rows(lambda case: case.shape[1]),
+    }
+    return _row(
+        f"conv2d.dense.winograd{m}", tuple(alone("conv2d_winograd_cpu", *each, M=m) for each in sizes.items()),
+        f"F({m},3): {points} products for {9 * m * m}",
+        needs=(one_group, window_3x3, channels_at_least(V), tiles_at_least(8, m)), layouts=(LANES, LANES),
+        pack=partial(packing.winograd, V, algorithm), scratch=scratch, blocks=(V, 2 * V, m, 2 * m), exact=False,
+        algorithm=f"winograd{m}", nonfinite="spreads",
+    )  # fmt: skip
+
+
+def _depthwise(name: str, **fields: Any) -> Kernel:
+    def size(case: Case) -> tuple[int, ...]:
+        n, c, p, q = case.shape
+        return -(-p // -(-32 // q)), n * blocks(c)
+
+    return _row(
+        name, alone("conv2d_depthwise_cpu", "conv2d_depthwise_cpu", size), "vectors of channels, 8 pixels in registers",
+        needs=(depthwise,), layouts=(LANES, LANES), pack=partial(packing.depthwise, V), blocks=(V, 2, 4, 8), **fields,
+    )  # fmt: skip
 
 
 # Layers without weights, for blocked channels and for nchw.
