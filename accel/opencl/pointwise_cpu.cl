@@ -100,10 +100,10 @@ RS_ALONE void globalavgpool(__global const float *x, __global float *y, const rs
     x += plane * count;
     for (; i + V <= count; i += V) sum += rs_load(x + i);
 #if LANES == 1
-    float rest = 0, lanes[V];
+    float rest = 0;
     for (; i < count; i++) rest += x[i];
-    *(rs_vec *)lanes = sum;
-    for (i = 0; i < V; i++) rest += lanes[i];
+    const rs_lanes sums = {.v = sum};
+    for (i = 0; i < V; i++) rest += sums.lane[i];
     y[plane] = rest / count;
 #else
     rs_store(y + plane * V, sum / (float)(a.h * a.w));

@@ -26,6 +26,7 @@ from refstack.backends.openmp_rows import (
     tiles_at_least,
     window_3x3,
 )
+from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Need
 from refstack.ops import Conv2d
 from refstack.winograd import F2, F4
@@ -62,8 +63,8 @@ def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
 
 def rows(device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    dense = _dense()
-    return (*dense, *_half(), *_ternary(), *_linear(), *_unpacked(dense), *_pointwise(device))
+    weighted = (*_dense(), *_ternary(), *_int8(), *_linear())
+    return (*weighted, *_half(), *_ternary8(), *_unpacked(weighted), *_pointwise(device))
 
 
 def _row(name: str, run: Launch | tuple[Launch, ...], summary: str, **fields: Any) -> Kernel:
@@ -89,19 +90,21 @@ def copied_rows(v_in: int, case: Case) -> int:
     return 4 * n * -(-c // v_in) * v_in * h * row if _copied(case) else 64
 
 
+def _register_tiles(case: Case) -> tuple[int, ...]:
+    """Rows, or pieces of 48 pixels; images; groups of blocks."""
+    op, (n, k, p, q) = cast(Conv2d, case.op), case.shape
+    flat = op.kernel == op.stride == (1, 1) and not any(op.padding)
+    return -(-p * q // 48) if flat else p, n, groups(packing.blocks_at_once(V, case), k)
+
+
 def _tiles(v_in: int, format: int) -> tuple[Launch, ...]:
     def pad(case: Case) -> tuple[int, ...]:
         n, c, h, _ = case.inputs[0]
         return (n * -(-c // v_in) * h if _copied(case) else 0,)
 
-    def conv(case: Case) -> tuple[int, ...]:
-        op, (n, k, p, q) = cast(Conv2d, case.op), case.shape
-        flat = op.kernel == op.stride == (1, 1) and not any(op.padding)
-        return -(-p * q // 48) if flat else p, n, groups(packing.blocks_at_once(V, case), k)
-
     return tuple(
         alone("conv2d_blocked_cpu", function, size, VIN=v_in, FORMAT=format)
-        for function, size in (("pad", pad), ("conv", conv))
+        for function, size in (("pad", pad), ("conv", _register_tiles))
     )
 
 
@@ -171,9 +174,60 @@ def _linear() -> tuple[Kernel, ...]:
     )
 
 
+def _int8() -> tuple[Kernel, ...]:
+    return (
+        _int8_blocked("conv2d.int8.stem", "tiles of four-byte dot products; few plain channels in", 4),
+        _int8_map("conv2d.int8.map", packing.int8_map, TERNARY=0),
+        _int8_blocked("conv2d.int8.blocked", "tiles of four-byte dot products", V),
+        _depthwise("conv2d.int8.depthwise"),
+        _row("linear.int8.blocked", alone("linear_int8_cpu", "", lambda case: (blocks(case.shape[1]),)),
+             "four-byte dot products, a vector of features at a time", pack=partial(packing.int8_linear, V),
+             blocks=(V, 4, 16)),
+    )  # fmt: skip
+
+
+def _ternary8() -> tuple[Kernel, ...]:
+    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of int8 run."""
+    return (_int8_map("conv2d.ternary8.map2", packing.ternary8_map, TERNARY=1),)
+
+
+def _int8_blocked(name: str, summary: str, lanes: int) -> Kernel:
+    def framed(case: Case) -> int:
+        op, (n, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
+        top, left, bottom, right = op.padding
+        row = (op.stride[1] if op.kernel[1] > 1 else 1) * -(-(left + w + right) // op.stride[1])
+        return n * -(-c // lanes) * lanes * (top + h + bottom) * row
+
+    def pad(case: Case) -> tuple[int, ...]:
+        op, (n, c, h, _) = cast(Conv2d, case.op), case.inputs[0]
+        return -(-(h + op.padding[0] + op.padding[2]) // 16), n * -(-c // lanes)
+
+    row = _blocked(name, summary, V if lanes == V else 1, DENSE, partial(packing.int8_blocked, V, lanes))
+    launches = tuple(
+        alone("conv2d_int8_blocked_cpu", function, size, CB=lanes)
+        for function, size in (("pad", pad), ("conv", _register_tiles))
+    )
+    return replace(row, run=launches, scratch=framed)
+
+
+def _int8_map(name: str, pack: Callable[[Node, Case], packing.Packed], **defines: int) -> Kernel:
+    def shape(case: Case) -> dict[str, int]:
+        return {"P": case.shape[2], "ST": cast(Conv2d, case.op).stride[0], **defines}
+
+    sizes: dict[str, Size] = {
+        "offset": lambda case: (case.shape[0] * blocks(case.inputs[0][1]),),
+        "conv": lambda case: (case.shape[0], blocks(case.shape[1])),
+    }
+    launches = tuple(
+        replace(alone("conv2d_int8_map_cpu", function, size), defines=shape) for function, size in sizes.items()
+    )
+    row = _map(name, DENSE, partial(pack, V))
+    return replace(row, run=launches, scratch=lambda case: blocks(case.inputs[0][1]) * V * case.inputs[0][0] * math.prod(case.inputs[0][2:]))
+
+
 def _unpacked(listed: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
-    """Half becomes dense where no row of its own reads it as it is."""
-    formats = {"dense": "half"}
+    """Half becomes dense and ternary8 int8 where no row of their own reads them as they are."""
+    formats = {"dense": "half", "int8": "ternary8"}
     return tuple(replace(row, format=formats[row.format]) for row in listed if row.format in formats)
 
 
@@ -209,9 +263,11 @@ def _depthwise(name: str, **fields: Any) -> Kernel:
         n, c, p, q = case.shape
         return -(-p // -(-32 // q)), n * blocks(c)
 
+    whole = ".int8." in name
+    source, pack = ("conv2d_int8_depthwise_cpu", packing.int8_depthwise) if whole else ("conv2d_depthwise_cpu", packing.depthwise)
     return _row(
-        name, alone("conv2d_depthwise_cpu", "conv2d_depthwise_cpu", size), "vectors of channels, 8 pixels in registers",
-        needs=(depthwise,), layouts=(LANES, LANES), pack=partial(packing.depthwise, V), blocks=(V, 2, 4, 8), **fields,
+        name, alone(source, "", size), "vectors of channels, some pixels in registers", needs=(depthwise,),
+        layouts=(LANES, LANES), pack=partial(pack, V), blocks=(V, 2, 4, 8), **fields,
     )  # fmt: skip
 
 
