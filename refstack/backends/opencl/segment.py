@@ -6,6 +6,7 @@ output and the input whose place it takes.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +64,8 @@ class Runtime:
         self.device = chosen
         found = [each for each in probe.every() if devices.Device(**probe.facts(each)).identity == chosen.identity]
         self.context = cl.Context(found[:1])
-        self.simulated = chosen.kind == "other"  # a simulator watches buffers itself
+        self.simulated = chosen.kind == "other"  # a simulator watches buffers itself, and knows few instructions
+        self.options = ["-cl-std=CL1.2"] + ["-cl-opt-disable"] * self.simulated
         self.programs: dict[tuple[str, tuple[tuple[str, int], ...]], cl.Program] = {}
         self.lock = threading.Lock()
 
@@ -81,7 +83,7 @@ class Runtime:
 
     def _build(self, source: str, constants: tuple[tuple[str, int], ...]) -> cl.Program:
         try:
-            return cl.Program(self.context, text(source, constants)).build(["-cl-std=CL1.2"])
+            return cl.Program(self.context, text(source, constants)).build(self.options)
         except cl.RuntimeError as error:
             lines = [line for line in str(error).splitlines() if "error" in line][1:] or str(error).splitlines()
             told = "\n".join(f"  {line}" for line in lines[:40])
@@ -184,7 +186,8 @@ class Segment:
             self.queue.finish()
         self.guarded = outputs is None
         written = [*(step.output for step in steps), *scratch]
-        incoming = [*values, *scratch] if outputs is None else _read_first(steps)
+        poisoned = [] if self.runtime.simulated else written  # a simulator is to see that nobody has written them yet
+        incoming = [*_read_first(steps), *poisoned] if outputs is None else _read_first(steps)
         outgoing = written if outputs is None else outputs
         self.incoming = [(self.memory.of(array), array) for array in _once(incoming)]
         self.outgoing = [(array, self.memory.of(array)) for array in _once(outgoing)]
@@ -204,7 +207,18 @@ class Segment:
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
         for i, argument in enumerate([*given, arguments(step)]):
             kernel.set_arg(i, argument)
+        self._fits(step, kernel, math.prod(launch.group))
         return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(step.case), launch.group)
+
+    def _fits(self, step: Step, kernel: cl.Kernel, group: int) -> None:
+        device = self.queue.device
+        most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, device)
+        local = kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, device)
+        if group > most or local > device.local_mem_size:
+            raise ResourceError(
+                f"{step.kernel.name}: a work-group takes {group} work-items and {local} bytes of local memory, "
+                f"{self.runtime.device.label} has {most} and {device.local_mem_size}; choose another --device"
+            )
 
     def run(self) -> None:
         """Inputs to the device, all kernels, outputs back, one wait."""
