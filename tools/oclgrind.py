@@ -4,7 +4,7 @@
 
 oclgrind simulates a device: it sees reads and writes outside buffers, data races between work-items, barriers that not
 all of a group reach, and numbers that nobody has written. First, faults that are planted must be seen, or a clean run
-would prove nothing. Its exit status says nothing, so its log must be empty. Exit status 1 unless all is as it should be.
+would prove nothing. Its exit status says nothing, so its log must be empty. Exit status 1 unless all is as it should.
 Needs       pip install "pyopencl[oclgrind]"
 """
 
@@ -112,7 +112,7 @@ def problems(row: object) -> Iterator[object]:
 
 
 def look(pattern: str) -> int:
-    """Run every row that fits on its problems, here, where oclgrind is the device. Rows that are wrong or had nothing."""
+    """Run every row that fits on its problems, here, where oclgrind is the device. How many are wrong or had none."""
     from refstack.backends import backend
     from refstack.verification.examiner import in_process
 
