@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from refstack.backends import packing
+from refstack.backends.opencl import rows_cpu
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.openmp_rows import between
-from refstack.kernels import Case, Kernel, Need, layout_shape
+from refstack.kernels import Case, Kernel, layout_shape
 
 GROUP = 64
 """Work-items of a work-group where the kernel does not care."""
@@ -22,13 +23,9 @@ GROUP = 64
 
 def rows(backend: str, device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    listed = (*_direct(), *_pointwise(device))
+    plain, processor = (*_direct(), *_pointwise(device)), rows_cpu.rows(device)
+    listed = (*processor, *plain) if device.kind == "cpu" else (*plain, *processor)
     return tuple(replace(row, backend=backend) for row in listed)
-
-
-def doubles(device: Device) -> Need:
-    """float64 arithmetic."""
-    return lambda case: None if device.doubles else f"{device.name} has no float64 arithmetic"
 
 
 def row(name: str, run: Launch, summary: str, **fields: Any) -> Kernel:
@@ -86,7 +83,7 @@ def _pointwise(device: Device) -> tuple[Kernel, ...]:
         one("avgpool.float32.direct", "avgpool", pack=lambda node, case: packing.avgpool(1, node, case), exact=False),
         one("globalavgpool.float32.direct", "globalavgpool", exact=False),
         one("quantize.float32.direct", "quantize", pack=lambda node, case: packing.quantize(1, node, case),
-            needs=(doubles(device),)),
+            needs=(rows_cpu.doubles(device),)),
         one("reorder.float32.direct", "reorder_float32", needs=(across,)),
         one("reorder.int8.direct", "reorder_int8", needs=(across,)),
     )  # fmt: skip

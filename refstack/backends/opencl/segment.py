@@ -40,10 +40,10 @@ ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 
 @dataclass(frozen=True)
 class Launch:
-    """How a row's kernel is called: its `run`.
+    """How a row's kernel is called: its `run`, or one of several that are called in order with the same arguments.
 
     source      file in accel/opencl        function    the kernel in it, if it is not called like its file
-    size        case -> work-items in each dimension, a multiple of the group's
+    size        case -> work-items in each dimension, a multiple of the group's; none in one: nothing is called
     group       work-items of a work-group
     defines     case -> constants of the source; few different ones, since each set is compiled
 
@@ -182,7 +182,7 @@ class Segment:
         with _explained("memory for the steps"):
             self.memory = _Memory(self.runtime, [*values, *scratch], outputs is None)
             self.packed: list[tuple[cl.Buffer, Array]] = []
-            self.calls = [self._call(step) for step in steps]
+            self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         self.guarded = outputs is None
         written = [*(step.output for step in steps), *scratch]
@@ -195,9 +195,8 @@ class Segment:
         self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
 
-    def _call(self, step: Step) -> Callable[[], cl.Event]:
-        launch: Launch = step.kernel.run
-        kernel = self.runtime.kernel(launch, step.case)
+    def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
+        run: Launch | tuple[Launch, ...] = step.kernel.run
         given: list[Any] = [*(self.memory.of(x) for x in step.inputs), self.memory.of(step.output)]
         for array in step.packed.values():
             self.packed.append((self.runtime.buffer(array.nbytes), array))
@@ -205,18 +204,24 @@ class Segment:
             if array.nbytes:
                 cl.enqueue_copy(self.queue, given[-1], array)
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        for i, argument in enumerate([*given, arguments(step)]):
-            kernel.set_arg(i, argument)
-        self._fits(step, kernel, math.prod(launch.group))
-        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(step.case), launch.group)
+        launches = run if isinstance(run, tuple) else (run,)
+        wanted = [launch for launch in launches if all(launch.size(step.case))]
+        return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
 
-    def _fits(self, step: Step, kernel: cl.Kernel, group: int) -> None:
-        device = self.queue.device
+    def _call(self, case: Case, launch: Launch, given: list[Any]) -> Callable[[], cl.Event]:
+        kernel = self.runtime.kernel(launch, case)
+        for i, argument in enumerate(given):
+            kernel.set_arg(i, argument)
+        self._fits(launch, kernel)
+        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.group)
+
+    def _fits(self, launch: Launch, kernel: cl.Kernel) -> None:
+        device, group = self.queue.device, math.prod(launch.group)
         most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, device)
         local = kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, device)
         if group > most or local > device.local_mem_size:
             raise ResourceError(
-                f"{step.kernel.name}: a work-group takes {group} work-items and {local} bytes of local memory, "
+                f"{launch.source}.cl: a work-group takes {group} work-items and {local} bytes of local memory, "
                 f"{self.runtime.device.label} has {most} and {device.local_mem_size}; choose another --device"
             )
 
@@ -227,8 +232,9 @@ class Segment:
                 self.memory.mark(self.queue)
             for buffer, array in self.incoming:
                 cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
-            for call in self.calls:
-                call()
+            for calls in self.calls:
+                for call in calls:
+                    call()
             for array, buffer in self.outgoing:
                 cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
             self.queue.finish()
@@ -250,11 +256,11 @@ class Segment:
         with _explained("a run"):
             for buffer, array in self.incoming:
                 cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
-            events = [call() for call in self.calls]
+            events = [[call() for call in calls] for calls in self.calls]
             for array, buffer in self.outgoing:
                 cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
             self.queue.finish()
-        return [event.profile.end - event.profile.start for event in events]
+        return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
 def _read_first(steps: Sequence[Step]) -> list[Array]:
