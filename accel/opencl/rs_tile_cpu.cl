@@ -11,7 +11,7 @@
        1 half     float16, widened without rounding
        2 ternary  a word of 2 bits a channel, V of them: 0, 1, 2 stand for 0, +positive, -negative (formats/ternary.py)
    Weights    [k / (KB*V)][c / VIN][r][s][VIN c][KB][V k], VIN = V, or 1 where x is plain nchw; groups narrower than KB
-              at the end (rs_group) */
+              at the end (rs_span) */
 #if FORMAT == 0
 typedef float rs_stored;
 #define STORED V /* of them make a vector */

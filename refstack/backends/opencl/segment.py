@@ -32,7 +32,8 @@ LEAST = 16
 """Bytes of the smallest buffer: none may be empty."""
 
 NUMBERS = (
-    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block", "to_int8"
+    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block",
+    "to_int8", "parts",
 )  # fmt: skip
 ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 """rs_args of rs.cl, field for field."""
@@ -46,6 +47,8 @@ class Launch:
     size        case -> work-items in each dimension, a multiple of the group's; none in one: nothing is called
     group       work-items of a work-group
     defines     case -> constants of the source; few different ones, since each set is compiled
+    parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
+    walks       written with RS_KERNEL for groups of any number, so that fused.py may call it
 
     The kernel's arguments are  inputs, y, the packed arrays in order (bias first), scratch if there is any, rs_args.
     """
@@ -55,6 +58,14 @@ class Launch:
     group: tuple[int, ...] = (1,)
     defines: Callable[[Case], Mapping[str, int]] = field(default=lambda case: {})
     function: str = ""
+    parts: Callable[[Case], int] = field(default=lambda case: 1)
+    then: Callable[[Case], Launch | None] = field(default=lambda case: None)
+    walks: bool = True
+
+    def calls(self, case: Case) -> tuple[Launch, ...]:
+        """This one and those that follow, all with the same arguments."""
+        then = self.then(case)
+        return (self, *then.calls(case)) if then else (self,)
 
 
 class Runtime:
@@ -196,7 +207,6 @@ class Segment:
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
 
     def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
-        run: Launch | tuple[Launch, ...] = step.kernel.run
         given: list[Any] = [*(self.memory.of(x) for x in step.inputs), self.memory.of(step.output)]
         for array in step.packed.values():
             self.packed.append((self.runtime.buffer(array.nbytes), array))
@@ -204,7 +214,7 @@ class Segment:
             if array.nbytes:
                 cl.enqueue_copy(self.queue, given[-1], array)
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        launches = run if isinstance(run, tuple) else (run,)
+        launches = [call for launch in _launches(step) for call in launch.calls(step.case)]
         wanted = [launch for launch in launches if all(launch.size(step.case))]
         return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
 
@@ -263,6 +273,11 @@ class Segment:
         return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
+def _launches(step: Step) -> tuple[Launch, ...]:
+    run: Launch | tuple[Launch, ...] = step.kernel.run
+    return run if isinstance(run, tuple) else (run,)
+
+
 def _read_first(steps: Sequence[Step]) -> list[Array]:
     """Inputs that no step before has written: they come from outside."""
     written: set[int] = set()
@@ -291,6 +306,7 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
+    args["parts"] = _launches(step)[0].parts(case)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)
