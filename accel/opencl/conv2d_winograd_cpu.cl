@@ -18,6 +18,7 @@
    Source     Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016 */
 #define VIN V
 #define FORMAT 0
+#define AHEAD (64 * V)
 #include "rs_cpu.cl"
 #include "rs_tile_cpu.cl"
 

@@ -10,6 +10,8 @@
        0 dense    float32
        1 half     float16, widened without rounding
        2 ternary  a word of 2 bits a channel, V of them: 0, 1, 2 stand for 0, +positive, -negative (formats/ternary.py)
+   AHEAD, if it is defined: how many weights ahead of their use they are fetched.
+
    Weights    [k / (KB*V)][c / VIN][r][s][VIN c][KB][V k], VIN = V, or 1 where x is plain nchw; groups narrower than KB
               at the end (rs_span) */
 #if FORMAT == 0
@@ -97,6 +99,10 @@ RS_INLINE void rs_tile(const rs_image *m, int p, int q, __global float *y, const
             for (int s = 0; s < m->s; s++) {
                 __global const float *x = line + s * m->dw % m->sw * m->residue + s * m->dw / m->sw * VIN;
                 for (int c = 0; c < VIN; c++, w += KB * STORED) {
+#ifdef AHEAD
+                    RS_PREFETCH(w + AHEAD);
+                    if (KB > 1) RS_PREFETCH(w + AHEAD + V);
+#endif
                     const rs_vec w0 = rs_weights(w, table), w1 = KB > 1 ? rs_weights(w + STORED, table) : 0;
                     const rs_vec w2 = KB > 2 ? rs_weights(w + 2 * STORED, table) : 0;
                     const rs_vec w3 = KB > 2 ? rs_weights(w + 3 * STORED, table) : 0;

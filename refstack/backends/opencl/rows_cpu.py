@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ from refstack.backends.openmp_rows import (
     depthwise,
     image,
     one_group,
+    pixels_at_most,
+    small_map,
     tiles_at_least,
     window_3x3,
 )
@@ -29,6 +32,9 @@ from refstack.winograd import F2, F4
 
 V = 16
 LANES = f"nchw{V}c"
+
+DENSE, HALF, TERNARY = 0, 1, 2
+"""FORMAT of rs_tile_cpu.cl."""
 
 Size = Callable[[Case], tuple[int, ...]]
 
@@ -56,7 +62,8 @@ def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
 
 def rows(device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    return (*_dense(), *_pointwise(device))
+    dense = _dense()
+    return (*dense, *_half(), *_ternary(), *_linear(), *_unpacked(dense), *_pointwise(device))
 
 
 def _row(name: str, run: Launch | tuple[Launch, ...], summary: str, **fields: Any) -> Kernel:
@@ -108,11 +115,66 @@ def _blocked(name: str, summary: str, v_in: int, format: int, pack: Callable[...
 
 def _dense() -> tuple[Kernel, ...]:
     return (
-        _blocked("conv2d.dense.stem", "register tiles; few plain channels in", 1, 0, partial(packing.blocked, V, 1)),
+        _blocked("conv2d.dense.stem", "register tiles; few plain channels in", 1, DENSE, partial(packing.blocked, V, 1)),
         *(_winograd(m) for m in (4, 2)),
-        _blocked("conv2d.dense.blocked", "register tiles", V, 0, partial(packing.blocked, V, V)),
+        _map("conv2d.dense.map", DENSE, partial(packing.small_map, V)),
+        _blocked("conv2d.dense.blocked", "register tiles", V, DENSE, partial(packing.blocked, V, V)),
         _depthwise("conv2d.dense.depthwise"),
     )
+
+
+def _half() -> tuple[Kernel, ...]:
+    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of dense weights run."""
+    few = _blocked("conv2d.half.blocked16", "register tiles, two bytes a weight", V, HALF, partial(packing.half_blocked, V))
+    return (
+        _map("conv2d.half.map16", HALF, partial(packing.half_map, V)),
+        replace(few, needs=(*few.needs, pixels_at_most(16))),
+    )
+
+
+def _ternary() -> tuple[Kernel, ...]:
+    decoded = replace(_depthwise("conv2d.ternary.depthwise"), nonfinite="spreads")
+    blocked, stem = (partial(packing.ternary_blocked, V, v_in) for v_in in (V, 1))
+    return (
+        _map("conv2d.ternary.map", TERNARY, partial(packing.ternary_map, V)), decoded,
+        _blocked("conv2d.ternary.stem", "register tiles from 2-bit codes; few plain channels in", 1, TERNARY, stem),
+        _blocked("conv2d.ternary.blocked", "register tiles from 2-bit codes", V, TERNARY, blocked),
+    )  # fmt: skip
+
+
+def _map(name: str, format: int, pack: Callable[..., packing.Packed]) -> Kernel:
+    """Four maps of a case: 4x4 or 2x2 outputs, at stride 1 or 2."""
+
+    def size(case: Case) -> tuple[int, ...]:
+        n, k, p, _ = case.shape
+        return n, groups(1 if p == 4 else 4, k)
+
+    def defines(case: Case) -> dict[str, int]:
+        return {"FORMAT": format, "P": case.shape[2], "ST": cast(Conv2d, case.op).stride[0]}
+
+    launch = replace(alone("conv2d_map_cpu", "", size), defines=defines)
+    return _row(
+        name, launch, "a whole 4x4 or 2x2 map in registers, nothing on padding", needs=(one_group, small_map),
+        layouts=(LANES, LANES), pack=pack, blocks=(V, 2 * V, 4 * V), nonfinite="spreads",
+    )  # fmt: skip
+
+
+def _linear() -> tuple[Kernel, ...]:
+    def one(name: str, format: int, pack: Callable[..., packing.Packed], **fields: Any) -> Kernel:
+        launch = alone("linear_cpu", "", lambda case: (blocks(case.shape[1]),), FORMAT=format)
+        return _row(name, launch, "a vector of features at a time, weights read once", pack=pack, blocks=(V, 4), **fields)
+
+    return (
+        one("linear.dense.blocked", DENSE, partial(packing.linear_blocked, V)),
+        one("linear.half.blocked16", HALF, lambda node, case: packing.half(packing.linear_blocked(V, node, case))),
+        one("linear.ternary.blocked", TERNARY, partial(packing.ternary_linear, V), nonfinite="spreads"),
+    )
+
+
+def _unpacked(listed: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    """Half becomes dense where no row of its own reads it as it is."""
+    formats = {"dense": "half"}
+    return tuple(replace(row, format=formats[row.format]) for row in listed if row.format in formats)
 
 
 def _winograd(m: int) -> Kernel:

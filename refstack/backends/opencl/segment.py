@@ -186,7 +186,7 @@ class Segment:
     """Steps that are enqueued together."""
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Array] | None, timed: bool = False) -> None:
-        self.steps, self.runtime = steps, runtime()
+        self.steps, self.runtime, self.guarded = steps, runtime(), outputs is None
         self.queue = self.runtime.queue(timed)
         values = [array for step in steps for array in (*step.inputs, step.output)]
         scratch = [step.scratch for step in steps if step.scratch.size]
@@ -195,7 +195,6 @@ class Segment:
             self.packed: list[tuple[cl.Buffer, Array]] = []
             self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
-        self.guarded = outputs is None
         written = [*(step.output for step in steps), *scratch]
         poisoned = [] if self.runtime.simulated else written  # a simulator is to see that nobody has written them yet
         incoming = [*_read_first(steps), *poisoned] if outputs is None else _read_first(steps)
@@ -209,14 +208,21 @@ class Segment:
     def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
         given: list[Any] = [*(self.memory.of(x) for x in step.inputs), self.memory.of(step.output)]
         for array in step.packed.values():
-            self.packed.append((self.runtime.buffer(array.nbytes), array))
-            given.append(self.packed[-1][0])
-            if array.nbytes:
-                cl.enqueue_copy(self.queue, given[-1], array)
+            given.append(self._weights(array))
+            self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
         launches = [call for launch in _launches(step) for call in launch.calls(step.case)]
         wanted = [launch for launch in launches if all(launch.size(step.case))]
         return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
+
+    def _weights(self, array: Array) -> cl.Buffer:
+        """A packed array on the device; a processor reads it where it lies, on pages that NumPy made large."""
+        if self.runtime.device.kind == "cpu" and not self.guarded and array.nbytes:
+            return cl.Buffer(self.runtime.context, cl.mem_flags.READ_ONLY | cl.mem_flags.USE_HOST_PTR, hostbuf=array)
+        buffer = self.runtime.buffer(array.nbytes)
+        if array.nbytes:
+            cl.enqueue_copy(self.queue, buffer, array)
+        return buffer
 
     def _call(self, case: Case, launch: Launch, given: list[Any]) -> Callable[[], cl.Event]:
         kernel = self.runtime.kernel(launch, case)
