@@ -8,7 +8,7 @@ PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
-.PHONY: bench peers test nightly lint format mutants mutants-python sanitize coverage-c neon clean
+.PHONY: bench peers test nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
@@ -48,6 +48,10 @@ mutants-python: $(VENV)/.installed-mutation
 sanitize: $(VENV)/.installed-test
 	PYTHONPATH=tools $(BIN)/python -m mutation.sanitize $(ARGS)
 
+# Minutes: every OpenCL kernel in a simulated device that sees races, and reads and writes outside buffers.
+oclgrind: $(VENV)/.installed-test
+	$(BIN)/python tools/oclgrind.py $(ARGS)
+
 coverage-c: $(VENV)/.installed-test
 	PYTHONPATH=tools $(BIN)/python -m mutation.coverage $(ARGS)
 
@@ -57,7 +61,7 @@ neon: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[opencl]"
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml

@@ -132,7 +132,7 @@ RS_INLINE void line(const rs_image *m, int p, int q0, int q1, int at, const int 
 RS_ALONE void conv(ARGUMENTS) {
     const int blocks = rs_ceil(a.c, CB), outs = rs_ceil(a.k, V), n = get_global_id(1);
     const int flat = a.r * a.s * a.st0 * a.st1 == 1 && !a.pd0 && !a.pd1 && !a.pd2 && !a.pd3;
-    const rs_group g = rs_group_of(get_global_id(2), outs, sizes[0]);
+    const rs_span g = rs_span_of(get_global_id(2), outs, sizes[0]);
     const int q = flat ? a.p * a.q : a.q, p = flat ? 0 : get_global_id(0);
     const int from = flat ? get_global_id(0) * 48 : 0, end = flat ? min(q, from + 48) : q;
     const int residue = columns(a) * CB, row = residues(a) * residue, plane = rows(a) * row;

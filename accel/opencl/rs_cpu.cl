@@ -68,11 +68,11 @@ RS_INLINE int rs_ceil(int a, int b) { return (a + b - 1) / b; }
    one of 1, as far as there are any left. packing.tiles lays the weights out in the same order. */
 typedef struct {
     int first, size; /* blocks */
-} rs_group;
+} rs_span;
 
-RS_INLINE rs_group rs_group_of(int i, int blocks, int most) {
+RS_INLINE rs_span rs_span_of(int i, int blocks, int most) {
     const int full = blocks / most;
-    rs_group g = {i * most, most};
+    rs_span g = {i * most, most};
     if (i == full && blocks % most >= 2) g.first = full * most, g.size = 2;
     else if (i >= full) g.first = blocks - 1, g.size = 1;
     return g;

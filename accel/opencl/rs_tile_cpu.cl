@@ -9,7 +9,7 @@
    AHEAD, if it is defined: how many weights ahead of their use they are fetched.
 
    Weights    [k / (KB*V)][c / VIN][r][s][VIN c][KB][V k], VIN = V, or 1 where x is plain nchw; groups narrower than KB
-              at the end (rs_group) */
+              at the end (rs_span) */
 #include "rs_weights_cpu.cl"
 
 #ifdef __AVX512F__

@@ -9,8 +9,11 @@ Each module offers
     lower(steps, threads, outputs)      a function without arguments that runs the steps in order; `outputs` are the
                             arrays that must hold their values afterwards, None: all. (Arrays of the host hold them
                             anyway; a device brings back only these.)
-    stopwatch(steps, threads)           a function that runs them and returns ns of each; only if it has a better clock
-                            than the host's around calls of single steps
+and, if it computes on something else than this process's own threads,
+    stopwatch(steps, threads)           a function that runs the steps and returns ns of each, by a better clock than
+                            the host's around single calls
+    device()                what that is, in facts for a result; its "kind" is cpu or gpu
+    hold(threads)           before its first use: as many threads as this process's runs are to have
 ctypes and compilers are touched only below this package, and only when a backend is used.
 """
 
@@ -18,9 +21,9 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from refstack.errors import BackendUnavailable, UsageError
 from refstack.formats import Array
@@ -85,6 +88,19 @@ def stopwatch(name: str, steps: Sequence[Step], threads: int) -> Callable[[], li
         return found
 
     return times
+
+
+def device(name: str) -> Mapping[str, Any] | None:
+    """What a backend computes on, if that is not simply this machine's processor."""
+    own = getattr(backend(name), "device", None)
+    return None if own is None else cast("Mapping[str, Any]", own())
+
+
+def hold(name: str, threads: int) -> None:
+    """Settle how many threads a backend has, where that is one number for a process. UsageError if it is too late."""
+    own = getattr(backend(name), "hold", None)
+    if own is not None:
+        own(threads)
 
 
 def rows(names: Iterable[str]) -> tuple[Kernel, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from refstack.backends import Step
+from refstack.backends import Step, hold
 from refstack.backends.roofs import measure
 from refstack.benchmark import artifacts, choices, machine, request
 from refstack.benchmark.clock import checked, time_steps
@@ -105,6 +105,7 @@ def networks(
         graph, _ = under(name, whole, technique, one_shot, seed)
         x = preprocess(artifacts.images(name, whole, request.whole("batch", batch), seed))
         for used, count in product(usable, counts):
+            hold(used, count)
             kernels = choices.tuned(used, count) if tuned else {}
             steps = profile(plan(graph, batch, (used,), count, kernels), x)
             yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[count], steps

@@ -22,6 +22,7 @@ tuned               layers that `refstack tune` gave another kernel than the def
 peer, peer_setting  another runtime with its version, and how it was run where there is a choice; format, stored_bytes
                     are those of its file then, max_error_vs_bound is that of the logits
 env                 processor, memory, libraries, compiler and flags, code; load and measured limits (roofs)  machine.py
+                    device: what an OpenCL row ran on (name, platform, driver, kind, compute_units ..), else null
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import psutil
 
 import refstack
 from refstack import datasets
-from refstack.backends import BACKENDS, backend
+from refstack.backends import BACKENDS, backend, device
 from refstack.benchmark import accuracy, artifacts, choices, machine, request
 from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.cells import Cell, sweep
@@ -84,7 +84,8 @@ def bench(
     kinds = request.techniques(techniques, names)
     usable = request.usable_backends(backends, report)
     rivals = request.names("peer", peers, list(PEERS)) if peers is not None else []
-    cells = sweep(names, kinds, [*usable, *rivals], counts, request.whole("batch", batch))
+    single = ["numpy", *(name for name in usable if (device(name) or {}).get("kind") == "gpu")]
+    cells = sweep(names, kinds, [*usable, *rivals], counts, request.whole("batch", batch), single)
     networks = {name: artifacts.source(name, seed) for name in names}
     judge = _judge(data, quick, report)
     if fresh and output.exists():
@@ -231,8 +232,11 @@ class _Sweep:
         return {case: known[case] for case in artifact.cases if case in known}
 
     def _id(self, cell: Cell, artifact: Artifact | None, tuned: Mapping[str, str]) -> str:
-        key = self.env["key"] + self.peers.versions.get(cell.backend, "")
+        key = self.env["key"] + self.peers.versions.get(cell.backend, "") + str(self._device(cell) or "")
         return cell.id(artifact.sha256 if artifact else "", key, self.quick, tuned)
+
+    def _device(self, cell: Cell) -> Any:
+        return device(cell.backend) if cell.backend in BACKENDS else None
 
     def _write(self, run: Run, top1: accuracy.Top1) -> Row:
         """All that is known of a cell, journalled. A cell that failed has no times."""
@@ -254,7 +258,7 @@ class _Sweep:
                 **(run.host.facts if run.host else {}),
                 **{name: value for name, value in run.facts.items() if name != "run_ns"},
                 "samples_ns": run.samples_ns,
-                "env": {**self.env, **self.machine},
+                "env": {**self.env, **self.machine, "device": self._device(run.cell)},
             }
         )
 

@@ -8,12 +8,15 @@ pyopencl is imported when a device is first used; a runtime that aborts is found
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 from refstack.backends import Step
 from refstack.backends.opencl import devices
-from refstack.errors import BackendUnavailable
+from refstack.errors import BackendUnavailable, UsageError
 from refstack.formats import Array
 from refstack.kernels import Kernel
 
@@ -43,10 +46,31 @@ def kernels() -> tuple[Kernel, ...]:
     return rows(NAME, devices.chosen())
 
 
+def device() -> dict[str, Any]:
+    """The chosen device's name and what it has."""
+    chosen = devices.chosen()
+    names = ("name", "platform", "driver", "kind", "compute_units", "local_bytes", "memory_bytes")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def hold(threads: int) -> None:
+    """A processor's runtime reads its number of threads once, when it is loaded; a GPU has none to hold.
+
+    Raises      UsageError      it was loaded with another number
+    """
+    held = os.environ.get(devices.THREADS)
+    if "pyopencl" in sys.modules and held != str(threads) and devices.chosen().kind != "gpu":
+        raise UsageError(
+            f"opencl: its runtime was loaded with {held or 'all'} threads, asked for are {threads}: a process keeps "
+            f"its number; run once for each, or set {devices.THREADS}"
+        )
+    os.environ[devices.THREADS] = str(threads)
+
+
 def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None) -> Callable[[], None]:
     """Enqueue all steps, wait once. Weights are copied to the device here, arrays that other steps wrote at each call.
 
-    Args        threads     has no effect: a runtime's threads are its own; worker.environment holds a child's
+    Args        threads     has no effect: none of its own: `hold` settles them
                 outputs     as for every backend. None: all arrays go to the device before and come back after, between
                             margins that must stay as they were
     """

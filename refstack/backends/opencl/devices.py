@@ -23,6 +23,9 @@ VARIABLE = "REFSTACK_DEVICE"
 TRIED = "REFSTACK_DEVICES_TRIED"
 """Where a process leaves what its probe found, for its children."""
 
+THREADS = "POCL_MAX_PTHREAD_COUNT"
+"""Holds PoCL to so many threads; read when it is loaded."""
+
 TIMEOUT_S = 120.0
 INSTALL = 'try  pip install "refstack-engine[opencl]"'
 

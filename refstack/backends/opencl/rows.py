@@ -13,6 +13,7 @@ from typing import Any
 from refstack.backends import packing
 from refstack.backends.opencl import rows_cpu
 from refstack.backends.opencl.devices import Device
+from refstack.backends.opencl.rows_gpu import rows_gpu
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.openmp_rows import between
 from refstack.kernels import Case, Kernel, layout_shape
@@ -23,8 +24,9 @@ GROUP = 64
 
 def rows(backend: str, device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    plain, processor = (*_direct(), *_pointwise(device)), rows_cpu.rows(device)
-    listed = (*processor, *plain) if device.kind == "cpu" else (*plain, *processor)
+    plain = (*_direct(), *_pointwise(device))
+    processor, gpu = rows_cpu.rows(device), rows_gpu(device)
+    listed = (*gpu, *plain, *processor) if device.kind == "gpu" else (*processor, *plain, *gpu)
     return tuple(replace(row, backend=backend) for row in listed)
 
 

@@ -46,7 +46,7 @@ def blocks(channels: int) -> int:
 
 
 def groups(most: int, k: int) -> int:
-    """How many groups of blocks share out k channels (rs_group of rs_cpu.cl)."""
+    """How many groups of blocks share out k channels (rs_span of rs_cpu.cl)."""
     outs = blocks(k)
     return outs // most + outs % most // 2 + outs % most % 2
 

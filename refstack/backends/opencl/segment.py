@@ -6,6 +6,7 @@ output and the input whose place it takes.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ LEAST = 16
 """Bytes of the smallest buffer: none may be empty."""
 
 NUMBERS = (
-    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block", "to_int8"
+    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block",
+    "to_int8", "parts",
 )  # fmt: skip
 ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 """rs_args of rs.cl, field for field."""
@@ -45,6 +47,8 @@ class Launch:
     size        case -> work-items in each dimension, a multiple of the group's; none in one: nothing is called
     group       work-items of a work-group
     defines     case -> constants of the source; few different ones, since each set is compiled
+    parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
+    walks       written with RS_KERNEL for groups of any number, so that fused.py may call it
 
     The kernel's arguments are  inputs, y, the packed arrays in order (bias first), scratch if there is any, rs_args.
     """
@@ -54,6 +58,14 @@ class Launch:
     group: tuple[int, ...] = (1,)
     defines: Callable[[Case], Mapping[str, int]] = field(default=lambda case: {})
     function: str = ""
+    parts: Callable[[Case], int] = field(default=lambda case: 1)
+    then: Callable[[Case], Launch | None] = field(default=lambda case: None)
+    walks: bool = True
+
+    def calls(self, case: Case) -> tuple[Launch, ...]:
+        """This one and those that follow, all with the same arguments."""
+        then = self.then(case)
+        return (self, *then.calls(case)) if then else (self,)
 
 
 class Runtime:
@@ -63,7 +75,8 @@ class Runtime:
         self.device = chosen
         found = [each for each in probe.every() if devices.Device(**probe.facts(each)).identity == chosen.identity]
         self.context = cl.Context(found[:1])
-        self.simulated = chosen.kind == "other"  # a simulator watches buffers itself
+        self.simulated = chosen.kind == "other"  # a simulator watches buffers itself, and knows few instructions
+        self.options = ["-cl-std=CL1.2"] + ["-cl-opt-disable"] * self.simulated
         self.programs: dict[tuple[str, tuple[tuple[str, int], ...]], cl.Program] = {}
         self.lock = threading.Lock()
 
@@ -81,7 +94,7 @@ class Runtime:
 
     def _build(self, source: str, constants: tuple[tuple[str, int], ...]) -> cl.Program:
         try:
-            return cl.Program(self.context, text(source, constants)).build(["-cl-std=CL1.2"])
+            return cl.Program(self.context, text(source, constants)).build(self.options)
         except cl.RuntimeError as error:
             lines = [line for line in str(error).splitlines() if "error" in line][1:] or str(error).splitlines()
             told = "\n".join(f"  {line}" for line in lines[:40])
@@ -183,7 +196,8 @@ class Segment:
             self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         written = [*(step.output for step in steps), *scratch]
-        incoming = [*values, *scratch] if outputs is None else _read_first(steps)
+        poisoned = [] if self.runtime.simulated else written  # a simulator is to see that nobody has written them yet
+        incoming = [*_read_first(steps), *poisoned] if outputs is None else _read_first(steps)
         outgoing = written if outputs is None else outputs
         self.incoming = [(self.memory.of(array), array) for array in _once(incoming)]
         self.outgoing = [(array, self.memory.of(array)) for array in _once(outgoing)]
@@ -192,13 +206,12 @@ class Segment:
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
 
     def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
-        run: Launch | tuple[Launch, ...] = step.kernel.run
         given: list[Any] = [*(self.memory.of(x) for x in step.inputs), self.memory.of(step.output)]
         for array in step.packed.values():
             given.append(self._weights(array))
             self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        launches = run if isinstance(run, tuple) else (run,)
+        launches = [call for launch in _launches(step) for call in launch.calls(step.case)]
         wanted = [launch for launch in launches if all(launch.size(step.case))]
         return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
 
@@ -215,7 +228,18 @@ class Segment:
         kernel = self.runtime.kernel(launch, case)
         for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
+        self._fits(launch, kernel)
         return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.group)
+
+    def _fits(self, launch: Launch, kernel: cl.Kernel) -> None:
+        device, group = self.queue.device, math.prod(launch.group)
+        most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, device)
+        local = kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, device)
+        if group > most or local > device.local_mem_size:
+            raise ResourceError(
+                f"{launch.source}.cl: a work-group takes {group} work-items and {local} bytes of local memory, "
+                f"{self.runtime.device.label} has {most} and {device.local_mem_size}; choose another --device"
+            )
 
     def run(self) -> None:
         """Inputs to the device, all kernels, outputs back, one wait."""
@@ -255,6 +279,11 @@ class Segment:
         return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
+def _launches(step: Step) -> tuple[Launch, ...]:
+    run: Launch | tuple[Launch, ...] = step.kernel.run
+    return run if isinstance(run, tuple) else (run,)
+
+
 def _read_first(steps: Sequence[Step]) -> list[Array]:
     """Inputs that no step before has written: they come from outside."""
     written: set[int] = set()
@@ -283,6 +312,7 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
+    args["parts"] = _launches(step)[0].parts(case)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)
