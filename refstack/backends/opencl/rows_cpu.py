@@ -13,15 +13,18 @@ from functools import partial
 from typing import Any, cast
 
 from refstack.backends import packing
+from refstack.backends.opencl import packing_cpu
 from refstack.backends.opencl.devices import Device
-from refstack.backends.opencl.segment import Launch
+from refstack.backends.opencl.segment import Launch, runtime
 from refstack.backends.openmp_rows import (
     channels_at_least,
     channels_below,
+    density_at_most,
     depthwise,
     image,
     one_group,
     pixels_at_most,
+    planes_fit,
     small_map,
     tiles_at_least,
     window_3x3,
@@ -63,7 +66,7 @@ def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
 
 def rows(device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    weighted = (*_dense(), *_ternary(), *_int8(), *_linear())
+    weighted = (*_dense(), *_csr(), *_ternary(), *_int8(), *_linear())
     return (*weighted, *_half(), *_ternary8(), *_unpacked(weighted), *_pointwise(device))
 
 
@@ -135,11 +138,43 @@ def _half() -> tuple[Kernel, ...]:
     )
 
 
+def _sparse(name: str, summary: str, ternary: int, pack: Callable[..., packing.Packed], *more: Need) -> Kernel:
+    def shares(case: Case) -> int:
+        """Filters of a tile are shared out where tiles alone do not come out even; that changes no sum."""
+        units = runtime().context.devices[0].max_compute_units
+        return units if case.shape[0] * packing_cpu.tiles(V, case) % units else 1
+
+    def conv(case: Case) -> tuple[int, ...]:
+        return shares(case), packing_cpu.tiles(V, case), case.shape[0]
+
+    def planes(case: Case) -> tuple[int, ...]:
+        n, c, _, _ = case.inputs[0]
+        return 0 if packing.Planes.of(V, case).direct else c, packing_cpu.tiles(V, case), n
+
+    def scratch(case: Case) -> int:
+        return 4 * (math.prod(planes(case)) * packing.Planes.of(V, case).channel + 9 * V)
+
+    launches = tuple(
+        alone("conv2d_sparse_cpu", function, size, TERNARY=ternary)
+        for function, size in (("planes", planes), ("conv", conv))
+    )
+    return _row(
+        name, launches, summary, needs=(planes_fit(V), *more), pack=partial(packing_cpu.sparse, V, pack),
+        scratch=scratch, blocks=(V, 2, 4, 8),
+    )  # fmt: skip
+
+
+def _csr() -> tuple[Kernel, ...]:
+    return (_sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),)
+
+
 def _ternary() -> tuple[Kernel, ...]:
     decoded = replace(_depthwise("conv2d.ternary.depthwise"), nonfinite="spreads")
     blocked, stem = (partial(packing.ternary_blocked, V, v_in) for v_in in (V, 1))
     return (
         _map("conv2d.ternary.map", TERNARY, partial(packing.ternary_map, V)), decoded,
+        _sparse("conv2d.ternary.planar", "two lists of taps, no multiplications", 1, packing.ternary_planar,
+                density_at_most(0.25)),
         _blocked("conv2d.ternary.stem", "register tiles from 2-bit codes; few plain channels in", 1, TERNARY, stem),
         _blocked("conv2d.ternary.blocked", "register tiles from 2-bit codes", V, TERNARY, blocked),
     )  # fmt: skip
@@ -226,8 +261,9 @@ def _int8_map(name: str, pack: Callable[[Node, Case], packing.Packed], **defines
 
 
 def _unpacked(listed: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
-    """Half becomes dense and ternary8 int8 where no row of their own reads them as they are."""
-    formats = {"dense": "half", "int8": "ternary8"}
+    """What is packed for another format's kernel: half becomes dense and ternary8 int8 where no row of their own reads
+    them as they are, bsr one csr entry for each weight."""
+    formats = {"dense": "half", "csr": "bsr", "int8": "ternary8"}
     return tuple(replace(row, format=formats[row.format]) for row in listed if row.format in formats)
 
 
