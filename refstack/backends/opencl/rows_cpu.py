@@ -17,6 +17,7 @@ from refstack.backends.opencl import packing_cpu
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.segment import Launch, runtime
 from refstack.backends.openmp_rows import (
+    between,
     channels_at_least,
     channels_below,
     density_at_most,
@@ -342,7 +343,17 @@ def _pointwise(device: Device) -> tuple[Kernel, ...]:
                               blocks=(V,), **packed, **fields))  # fmt: skip
         return found
 
+    def turned(name: str) -> Kernel:
+        def size(case: Case) -> tuple[int, ...]:
+            n, c, h, w = case.shape
+            return -(-h * w // 64), n * blocks(c)
+
+        return _row(f"reorder.{name}.turned", alone("reorder_cpu", f"reorder_{name}", size), "16 x 16 numbers at a time",
+                    needs=(between("nchw", LANES),), blocks=(V,))  # fmt: skip
+
     return (
+        turned("float32"),
+        turned("int8"),
         *both("relu.float32", "relu", _pieces, in_place=True),
         *both("add.float32", "add", _pieces, in_place=True),
         *both("batchnorm.dense", "batchnorm", _planes, packing.batchnorm, exact=False, in_place=True),
