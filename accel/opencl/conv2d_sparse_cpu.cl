@@ -58,6 +58,50 @@ RS_INLINE void plane_row(__global float *row, __global const float *line, __glob
     for (; q < a.q; q++) row[q] = 0;
 }
 
+RS_INLINE void zeros(__global float *y, int count) {
+    int i = 0;
+    for (; i + V <= count; i += V) rs_store(y + i, 0);
+    for (; i < count; i++) y[i] = 0;
+}
+
+/* Rows of a plane at stride 1 that is as wide as the image: one run, then zeros at the sides. Small maps have too many
+   rows to copy them one by one. */
+RS_INLINE void plane_run(__global float *plane, __global const float *x, int shift, int top, int rows, rs_args a) {
+    const int w = a.w, above = min(rows, max(0, -top)), below = min(rows, max(above, a.h - top));
+    const int first = clamp(-shift, 0, w), last = clamp(w - shift, first, w);
+    const int count = (below - above) * w, end = count - max(0, shift);
+    __global float *inside = plane + above * w;
+    __global const float *from = x + (top + above) * w + shift;
+    zeros(plane, above * w);
+    zeros(plane + below * w, (rows - below) * w);
+    int i = max(0, -shift);
+    if (i + V <= end) {
+        for (; i + V <= end; i += V) rs_store(inside + i, rs_load(from + i));
+        rs_store(inside + end - V, rs_load(from + end - V)); /* what is left, and some of it again */
+    } else for (; i < end; i++) inside[i] = from[i];
+    for (i = 0; i < count; i += w) {
+        for (int q = 0; q < first; q++) inside[i + q] = 0;
+        for (int q = last; q < w; q++) inside[i + q] = 0;
+    }
+}
+
+/* Planes of a small map, number by number; of an image of one vector in a register. */
+RS_INLINE void look_up(__global float *planes, __global const float *x, __global const int *where, int channel,
+                       rs_args a) {
+    int i = 0;
+#ifdef __AVX512F__
+    typedef float floats __attribute__((vector_size(64)));
+    typedef int ints __attribute__((vector_size(64)));
+    for (; a.h * a.w == V && i + V <= channel; i += V) {
+        const rs_ivec at = rs_load_int(where + i);
+        const floats found =
+            __builtin_ia32_permvarsf512(__builtin_astype(rs_load(x), floats), __builtin_astype(at, ints));
+        rs_store(planes + i, as_float16(as_int16(found) & ~(at >> 31)));
+    }
+#endif
+    for (; i < channel; i++) planes[i] = where[i] < 0 ? 0 : x[where[i]];
+}
+
 RS_ALONE void planes(ARGUMENTS) {
     const int c = get_global_id(0), tile = get_global_id(1), n = get_global_id(2), tiles = get_global_size(1);
     const int rows = sizes[1], channel = sizes[2], top = tile * TILE * V / a.q;
@@ -65,16 +109,20 @@ RS_ALONE void planes(ARGUMENTS) {
     scratch += ((n * tiles + tile) * a.c + c) * channel;
     x += (n * a.c + c) * a.h * a.w;
     if (where[0] != -2) {
-        for (int i = 0; i < channel; i++) scratch[i] = where[i] < 0 ? 0 : x[where[i]];
+        look_up(scratch, x, where, channel, a);
         return;
     }
+    const int run = a.st0 == 1 && a.st1 == 1 && a.q == a.w;
     for (int residue = 0; residue < a.st0; residue++)
-        for (int s = 0; s < a.s; s++)
-            for (int i = 0; i < rows; i++, scratch += a.q) {
+        for (int s = 0; s < a.s; s++, scratch += rows * a.q) {
+            const int shift = s * a.dl1 - a.pd1;
+            if (run) plane_run(scratch, x, shift, top - a.pd0, rows, a);
+            else for (int i = 0; i < rows; i++) {
                 const int h = (top + i) * a.st0 + residue - a.pd0;
-                if (h >= 0 && h < a.h) plane_row(scratch, x + h * a.w, end, s * a.dl1 - a.pd1, a);
-                else for (int q = 0; q < a.q; q++) scratch[q] = 0;
+                if (h >= 0 && h < a.h) plane_row(scratch + i * a.q, x + h * a.w, end, shift, a);
+                else zeros(scratch + i * a.q, a.q);
             }
+        }
 }
 
 /* One tile of one filter in one block of channels. The first block starts from the bias, the last one activates.
@@ -156,6 +204,25 @@ RS_INLINE void filter(const rs_job *t, int pixel, const int T, const int SETS) {
     EACH_8(END)
 }
 
+#if !TERNARY
+/* A map of four pixels: narrow vectors load nothing beyond it. */
+RS_INLINE void small(const rs_job *t) {
+    typedef struct __attribute__((packed, aligned(4))) { float4 v; } four_any;
+    float4 sum[8];
+    int e = t->begin;
+#define NOTHING(i) sum[i] = 0;
+    EACH_8(NOTHING)
+#define FOUR(i) sum[i] = t->values[e + i] * ((__global const four_any *)(t->planes + t->offsets[e + i]))->v + sum[i];
+    for (; e + 8 <= t->end; e += 8) { EACH_8(FOUR) }
+    for (; e < t->end; e++) { FOUR(0) }
+    sum[0] = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    sum[0] += t->first ? t->bias.s0123 : ((__global const four_any *)t->y)->v;
+    if (t->last && t->activation) sum[0] = sum[0] < 0 ? 0 : sum[0];
+    if (t->last && t->activation == 2) sum[0] = sum[0] > 6 ? 6 : sum[0];
+    ((__global four_any *)t->y)->v = sum[0];
+}
+#endif
+
 RS_ALONE void conv(ARGUMENTS) {
     const int share = rs_ceil(a.k, get_global_size(0)), first = get_global_id(0) * share;
     const int tile = get_global_id(1), tiles = get_global_size(1), n = get_global_id(2), pixels = a.p * a.q;
@@ -178,6 +245,12 @@ RS_ALONE void conv(ARGUMENTS) {
 #endif
             t.y = y + (n * a.k + k) * pixels + start;
             int pixel = 0;
+#if !TERNARY
+            if (pixels == 4) {
+                small(&t);
+                continue;
+            }
+#endif
             if (left == TILE) filter(&t, 0, 8, 1);
             else {
                 if (left & 4) filter(&t, pixel, 4, 2), pixel += 4 * V;

@@ -166,7 +166,11 @@ def _sparse(name: str, summary: str, ternary: int, pack: Callable[..., packing.P
 
 
 def _csr() -> tuple[Kernel, ...]:
-    return (_sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),)
+    linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
+    return (
+        _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),
+        _row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing.csr_linear, blocks=(4, 16)),
+    )
 
 
 def _ternary() -> tuple[Kernel, ...]:
@@ -327,8 +331,14 @@ def _planes(lanes: int) -> Size:
     return lambda case: (_numbers(lanes, case.shape[:2]) // lanes,)
 
 
+def _sixteen(lanes: int) -> Size:
+    """Planes of nchw, one of blocked channels."""
+    return lambda case: (-(-_numbers(lanes, case.shape[:2]) // 16),)
+
+
 def _rows(lanes: int) -> Size:
-    return lambda case: (_numbers(lanes, case.shape[:3]) // lanes,)
+    """Of a blocked plane; all of a plain one."""
+    return lambda case: (_numbers(lanes, case.shape[: 3 if lanes > 1 else 2]) // lanes,)
 
 
 def _pointwise(device: Device) -> tuple[Kernel, ...]:
@@ -360,6 +370,6 @@ def _pointwise(device: Device) -> tuple[Kernel, ...]:
         *both("maxpool.float32", "maxpool_float32", _rows),
         *both("maxpool.int8", "maxpool_int8", _rows),
         *both("avgpool.float32", "avgpool", _rows, packing.avgpool, exact=False),
-        *both("globalavgpool.float32", "globalavgpool", _planes, exact=False),
+        *both("globalavgpool.float32", "globalavgpool", _sixteen, exact=False),
         *both("quantize.float32", "quantize", _pieces, packing.quantize, needs=(doubles(device),)),
     )
