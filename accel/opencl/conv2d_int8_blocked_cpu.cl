@@ -3,7 +3,7 @@
        acc = sum over c,r,s of  values[k,c,r,s] * (xpad[n, c, p*st + r*dl, q*st + s*dl] - zero_point) + bias
        y   = the rule of rs_int8.cl
 
-   First `pad` copies the images with x + 128, framed by zero_point + 128: what that adds, (zero_point + 128) * sum of
+   `pad` copies the images with x + 128, framed by zero_point + 128: what that adds, (zero_point + 128) * sum of
    values[k], is the same for every pixel, padding or not, and is taken off by the constant that a sum starts from.
    Columns lie as [column mod st][column / st], as conv2d_blocked_cpu.cl has them.
 
@@ -12,9 +12,9 @@
    Reads      x int8;  w int8 [k / (KB*V)][c / CB][r][s][CB / 4][KB][V k][4 c];  sizes int64 {KB, zero_point};
               start, requant, unit of rs_int8_cpu.cl
    Writes     y nchw16c, int8 or float32
-   Scratch    [n][c / CB][h + pd][column mod st][column / st][CB] bytes
-   Work-item  pad: 16 rows of one block of channels.  conv: an output row (48 pixels where 1x1 at stride 1 knows no
-              rows) of one group of blocks
+   Scratch    [n][c / CB][h + pd][column mod st][column / st][CB] bytes; 1x1 at stride 1: [work-item][c / CB][48][CB]
+   Work-item  pad: 16 rows of one block of channels.  conv: an output row of one group of blocks; 1x1 at stride 1, which
+              knows no rows: 48 pixels, which it copies itself
    Cost       n*k*p*q * c*r*s multiply-adds, 4*V an instruction with VNNI; bitwise */
 #include "rs_cpu.cl"
 #include "rs_int8_cpu.cl"
@@ -24,6 +24,7 @@
 #else
 #define SUMS 6 /* of two or four registers each */
 #endif
+#define FLAT 48 /* pixels */
 #define ARGUMENTS                                                                                                      \
     __global const char *x, __global void *y, __global const char *w, __global const long *sizes,                      \
         __global const int *start, __global const int *requant, __global const float *unit,                         \
@@ -130,20 +131,33 @@ RS_INLINE void line(const rs_image *m, int p, int q0, int q1, int at, const int 
 }
 
 RS_ALONE void conv(ARGUMENTS) {
-    const int blocks = rs_ceil(a.c, CB), outs = rs_ceil(a.k, V), n = get_global_id(1);
-    const int flat = a.r * a.s * a.st0 * a.st1 == 1 && !a.pd0 && !a.pd1 && !a.pd2 && !a.pd3;
+    const int blocks = rs_ceil(a.c, CB), outs = rs_ceil(a.k, V), piece = get_global_id(0), n = get_global_id(1);
+    const int flat = a.r * a.s * a.st0 * a.st1 == 1 && !a.pd0 && !a.pd1 && !a.pd2 && !a.pd3, pixels = a.p * a.q;
     const rs_span g = rs_span_of(get_global_id(2), outs, sizes[0]);
-    const int q = flat ? a.p * a.q : a.q, p = flat ? 0 : get_global_id(0);
-    const int from = flat ? get_global_id(0) * 48 : 0, end = flat ? min(q, from + 48) : q;
-    const int residue = columns(a) * CB, row = residues(a) * residue, plane = rows(a) * row;
+    const int first = flat ? piece * FLAT : piece * a.q, count = flat ? min(FLAT, pixels - first) : a.q;
+    const int residue = (flat ? count : columns(a)) * CB, row = residues(a) * residue;
+    const int plane = flat ? residue : rows(a) * row;
+    if (flat) { /* pixels of its own: they are few beside what is made of them, and another launch takes longer */
+        const int own = (get_global_id(2) * get_global_size(1) + n) * get_global_size(0) + piece;
+        scratch += own * FLAT * blocks * CB;
+        for (int cb = 0; cb < blocks; cb++) {
+            __global uchar *to = scratch + cb * count * CB;
+            __global const char *from = x + (CB == 4 ? n * a.c * pixels + first : ((n * blocks + cb) * pixels + first) * CB);
+            int j = 0;
+            for (; CB == V && j + 4 <= count; j += 4)
+                rs_store_int((__global int *)(to + j * CB),
+                             rs_load_int((__global const int *)(from + j * CB)) ^ (int)0x80808080);
+            for (; j < count; j++) copy(to + j * CB, from + j * (CB == 4 ? 1 : CB), cb * CB, a);
+        }
+    }
     rs_rule rules[4];
     for (int b = 0; b < g.size; b++) rules[b] = rs_rule_of(requant, unit, (g.first + b) * V, outs * V, a);
-    const rs_image m = {.x = scratch + n * blocks * plane, .w = w + g.first * V * blocks * a.r * a.s * CB,
-                        .start = start + g.first * V, .y = y, .rules = rules, .blocks = blocks, .r = a.r,
+    const rs_image m = {.x = flat ? scratch : scratch + n * blocks * plane, .rules = rules, .y = y, .blocks = blocks,
+                        .w = w + g.first * V * blocks * a.r * a.s * CB, .start = start + g.first * V, .r = a.r,
                         .s = a.s, .st = a.st0, .dh = a.dl0, .plane = plane, .line = row, .residue = residue,
-                        .sw = a.st1, .dw = a.dl1, .next = a.p * a.q * V};
-    const int at = (((n * outs + g.first) * (flat ? 1 : a.p) + p) * q + from) * V;
-    if (g.size == 4) line(&m, p, from, end, at, 4);
-    else if (g.size == 2) line(&m, p, from, end, at, 2);
-    else line(&m, p, from, end, at, 1);
+                        .sw = a.st1, .dw = a.dl1, .next = pixels * V};
+    const int p = flat ? 0 : piece, at = ((n * outs + g.first) * pixels + first) * V;
+    if (g.size == 4) line(&m, p, 0, count, at, 4);
+    else if (g.size == 2) line(&m, p, 0, count, at, 2);
+    else line(&m, p, 0, count, at, 1);
 }

@@ -94,11 +94,19 @@ def copied_rows(v_in: int, case: Case) -> int:
     return 4 * n * -(-c // v_in) * v_in * h * row if _copied(case) else 64
 
 
+FLAT = 48
+"""Pixels of a work-item where 1x1 at stride 1 knows no rows."""
+
+
+def _flat(case: Case) -> bool:
+    op = cast(Conv2d, case.op)
+    return op.kernel == op.stride == (1, 1) and not any(op.padding)
+
+
 def _register_tiles(case: Case) -> tuple[int, ...]:
-    """Rows, or pieces of 48 pixels; images; groups of blocks."""
-    op, (n, k, p, q) = cast(Conv2d, case.op), case.shape
-    flat = op.kernel == op.stride == (1, 1) and not any(op.padding)
-    return -(-p * q // 48) if flat else p, n, groups(packing.blocks_at_once(V, case), k)
+    """Rows, or pieces of so many pixels; images; groups of blocks."""
+    n, k, p, q = case.shape
+    return -(-p * q // FLAT) if _flat(case) else p, n, groups(packing.blocks_at_once(V, case), k)
 
 
 def _tiles(v_in: int, format: int) -> tuple[Launch, ...]:
@@ -236,11 +244,13 @@ def _int8_blocked(name: str, summary: str, lanes: int) -> Kernel:
         op, (n, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
         top, left, bottom, right = op.padding
         row = (op.stride[1] if op.kernel[1] > 1 else 1) * -(-(left + w + right) // op.stride[1])
+        if _flat(case):
+            return math.prod(_register_tiles(case)) * FLAT * -(-c // lanes) * lanes
         return n * -(-c // lanes) * lanes * (top + h + bottom) * row
 
     def pad(case: Case) -> tuple[int, ...]:
         op, (n, c, h, _) = cast(Conv2d, case.op), case.inputs[0]
-        return -(-(h + op.padding[0] + op.padding[2]) // 16), n * -(-c // lanes)
+        return 0 if _flat(case) else -(-(h + op.padding[0] + op.padding[2]) // 16), n * -(-c // lanes)
 
     row = _blocked(name, summary, V if lanes == V else 1, DENSE, partial(packing.int8_blocked, V, lanes))
     launches = tuple(
