@@ -108,14 +108,17 @@ RS_INLINE void tile(const rs_image *m, int p, int q, int at, const int KB, const
                 }
             }
         }
-#define FINISH(i)                                                                                                      \
+    rs_ivec sums[48]; /* a loop over them is short where one rule for each would be most of the code */
+#define KEEP(i)                                                                                                        \
     if (i < PX) {                                                                                                      \
-        rs_finish_all(m->y, at + i * V, sum0[i], m->rules);                                                            \
-        if (KB > 1) rs_finish_all(m->y, at + m->next + i * V, sum1[i], m->rules + 1);                                  \
-        if (KB > 2) rs_finish_all(m->y, at + 2 * m->next + i * V, sum2[i], m->rules + 2);                              \
-        if (KB > 2) rs_finish_all(m->y, at + 3 * m->next + i * V, sum3[i], m->rules + 3);                              \
+        sums[i] = sum0[i];                                                                                             \
+        if (KB > 1) sums[PX + i] = sum1[i];                                                                            \
+        if (KB > 2) sums[2 * PX + i] = sum2[i], sums[3 * PX + i] = sum3[i];                                            \
     }
-    EACH_12(FINISH)
+    EACH_12(KEEP)
+    for (int b = 0; b < KB; b++)
+        for (int i = 0; i < PX; i++)
+            rs_finish_all(m->y, at + b * m->next + i * V, sums[b * PX + i], m->rules + b);
 }
 
 RS_INLINE void line(const rs_image *m, int p, int q0, int q1, int at, const int KB) {
