@@ -10,6 +10,7 @@ point               full name of the trained point that it is; with drawn weight
 stored_bytes, stored_as                                         of its file's tensors, in float32 or float16
 artifact_sha256     of what was computed        checkpoint_sha256   of the file it was made from
 latency_p50_ms, latency_p90_ms, samples_ns                      of plan.run: input copied in, output copied out
+rounds              how many of the samples each block holds, in order; blocks are seconds apart (rounds.py)
 top1 (percent), top1_n, top1_source, top1_reason                measured or recorded, on which data set, or why not
 planned_bytes = arena_bytes + weight_bytes                      activations and scratch, packed weights
 baseline_rss_bytes  of the child before it has read the network: libraries are loaded, threads started
