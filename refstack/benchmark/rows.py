@@ -6,6 +6,7 @@ Its fields are described once, in row.schema.json (JSON Schema), which docs/resu
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -23,9 +24,9 @@ TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,), "null": (type(None),),
 }  # fmt: skip
 LIMITS = {
-    "minimum": ("at least", lambda value, limit: value >= limit),
-    "exclusiveMinimum": ("more than", lambda value, limit: value > limit),
-    "maximum": ("at most", lambda value, limit: value <= limit),
+    "minimum": ("at least", operator.ge),
+    "exclusiveMinimum": ("more than", operator.gt),
+    "maximum": ("at most", operator.le),
 }
 
 
