@@ -19,6 +19,8 @@ RANKED = [path for path in FILES if path != ROOT / "__init__.py"]
 ORDER = (
     ("__main__",),
     ("cli",),
+    ("findings",),
+    ("results",),
     ("benchmark", "doctor", "train"),
     ("verification",),
     ("evaluation", "exporter", "peers"),
