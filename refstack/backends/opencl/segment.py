@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,7 +95,9 @@ class Runtime:
 
     def _build(self, source: str, constants: tuple[tuple[str, int], ...]) -> cl.Program:
         try:
-            return cl.Program(self.context, text(source, constants)).build(self.options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", cl.CompilerWarning)  # some compilers tell how they vectorised
+                return cl.Program(self.context, text(source, constants)).build(self.options)
         except cl.RuntimeError as error:
             lines = [line for line in str(error).splitlines() if "error" in line][1:] or str(error).splitlines()
             told = "\n".join(f"  {line}" for line in lines[:40])
