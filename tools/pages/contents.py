@@ -11,8 +11,11 @@ LINK = re.compile(r"\]\(([\w/.-]+)\.md\)")
 def tree(folder: Path) -> str:
     """A hidden toctree for every section of the index, and one for pages that it does not name."""
     _, *sections = re.split(r"^## ", (folder / "index.md").read_text("utf-8"), flags=re.MULTILINE)
-    found = {section.partition("\n")[0]: [*dict.fromkeys(LINK.findall(section))] for section in sections}
-    named = {page for pages in found.values() for page in pages}
+    found, named = dict[str, list[str]](), set[str]()
+    for section in sections:
+        pages = [page for page in dict.fromkeys(LINK.findall(section)) if page not in named]
+        found[section.partition("\n")[0]] = pages
+        named.update(pages)
     others = [path.stem for path in sorted(folder.glob("*.md")) if path.stem not in (*named, "index")]
     return "".join(_toctree(title, pages) for title, pages in {**found, "Other pages": others}.items() if pages)
 
