@@ -254,6 +254,7 @@ class _Sweep:
                 **(run.host.facts if run.host else {}),
                 **{name: value for name, value in run.facts.items() if name != "run_ns"},
                 "samples_ns": run.samples_ns,
+                "rounds": run.rounds,
                 "env": {**self.env, **self.machine},
             }
         )
