@@ -165,6 +165,19 @@ def test_commands_that_are_not_there_are_seen() -> None:
     assert len([each for page in PAGES for each in named(page.read_text("utf-8"))]) > 60
 
 
+FIGURE = re.compile(r"^\|.*\d\.\d", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_figures_stand_beside_a_command(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert bool(named(text)) >= bool(FIGURE.search(text)), "a table of figures, and no command that gives them"
+
+
+def test_figures_are_seen() -> None:
+    assert len([page for page in PAGES if FIGURE.search(page.read_text("utf-8"))]) >= 8
+
+
 # Commands that are run
 
 

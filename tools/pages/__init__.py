@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pages import api, cli, contents, kernels
+from pages import api, cli, contents, kernels, rows
 
 MARK = re.compile(r"^<!-- fill: (\w+) -->$", re.MULTILINE)
 FILLS: dict[str, Callable[[Path], str]] = {
@@ -18,7 +18,9 @@ FILLS: dict[str, Callable[[Path], str]] = {
     "cli": cli.page,
     "contents": contents.tree,
     "decisions": contents.decisions,
+    "fields": rows.fields,
     "kernels": kernels.table,
+    "rules": rows.rules,
     "sources": kernels.side_by_side,
 }
 """Name of a mark -> Markdown, given the folder of the pages."""
