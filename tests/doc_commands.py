@@ -18,7 +18,7 @@ BLOCK = re.compile(
     r"^(?:[ ]*<!-- not run: *(?P<reason>.*?) *-->\n)?(?P<indent>[ ]*)```console\n(?P<body>.*?)^[ ]*```$",
     re.DOTALL | re.MULTILINE,
 )
-OURS = r"(?:make [a-z]|refstack (?!is|it)[a-z-]|python -m pytest|python tools/)[^`\n]*"
+OURS = r"(?:make [a-z]|refstack (?!is|it)[a-z-]|python -m (?:pytest|refstack)|python tools/)[^`\n]*"
 WORDS = re.compile(rf"(?:^|[`$(]\s*| {{4}})({OURS})", re.MULTILINE)
 
 

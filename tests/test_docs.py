@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -124,6 +125,8 @@ def refused(text: str) -> str | None:
         return None if rest[0].rstrip(".,") in targets else f"no target {rest[0]}"
     if program == "python" and rest[:2] == ["-m", "pytest"]:
         return _no_test(rest[2:])
+    if program == "python" and rest[0] == "-m":
+        return None if importlib.util.find_spec(rest[1]) else f"no module {rest[1]}"
     if program == "python":
         return None if (ROOT / rest[0]).exists() else f"no file {rest[0]}"
     known = verbs()
