@@ -64,4 +64,4 @@ def _bare(line: str) -> str:
 
 def named(text: str) -> list[str]:
     """Every command of ours that a page names, in code spans and blocks, comments cut off."""
-    return [re.split(r"\s{3,}|  #|\s[;&|]", words)[0].strip() for words in WORDS.findall(text)]
+    return [re.split(r"\s{3,}|  #|\s[;&|]|\\$", words)[0].strip() for words in WORDS.findall(text)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -63,21 +63,22 @@ def _section(op: str, format: str, shown: dict[Path, str]) -> Iterator[str]:
     for source, name in numpy(op, format):
         yield from _include(source, "python", f":pyobject: {name}")
     yield ":::"
-    for language, files in (("c", openmp(op, format)), ("c", opencl(op, format))):
+    for files in (openmp(op, format), opencl(op, format)):
         new = [file for file in files if file not in shown]
         if new:
             yield ":::{container} panel"
             for file in new:
                 shown[file] = title
-                yield from _include(file, language)
+                yield from _include(file, "c")
             yield ":::"
     yield from ("::::", "")
-    for file in (each for each in (*openmp(op, format), *opencl(op, format)) if shown[each] != title):
-        yield f"`{file.relative_to(ROOT)}`: [{shown[file]}](#{shown[file].replace('.', '')})."
-        yield ""
+    elsewhere = [file for file in (*openmp(op, format), *opencl(op, format)) if shown[file] != title]
+    if elsewhere:
+        links = (f"`{file.name}` [{shown[file]}](#{shown[file].replace('.', '')})" for file in elsewhere)
+        yield from (f"Shown elsewhere: {', '.join(links)}.", "")
 
 
-def _include(file: Path, language: str, *options: str) -> Sequence[str]:
+def _include(file: Path, language: str, *options: str) -> tuple[str, ...]:
     caption = file.relative_to(ROOT)
     return (
         "",
@@ -105,27 +106,33 @@ def numpy(op: str, format: str) -> list[tuple[Path, str]]:
 
 def openmp(op: str, format: str) -> list[Path]:
     """The C files of its rows, and the headers that they include."""
-    symbols = {row.run for row in rows() if (row.op, row.format, row.backend) == (op, format, "openmp")}
-    return list(dict.fromkeys(file for symbol in sorted(symbols) for file in _defining(symbol)))
-
-
-@cache
-def _defining(symbol: str) -> list[Path]:
-    """The file with this function, made by a macro or not, and its headers but for rs.h, which all include."""
-    folder = ROOT / "accel" / "openmp"
-    texts = {file: file.read_text("utf-8") for file in sorted(folder.glob("*.c"))}
-    found = [file for file, text in texts.items() if f"void {symbol}(" in text]
-    found = found or [folder / f"{symbol.split('_')[1]}.c"]
-    headers = re.findall(r'#include "(\w+\.h)"', texts[found[0]])
-    return [found[0], *(folder / name for name in headers if name != "rs.h")]
+    symbols = [row.run for row in rows() if (row.op, row.format, row.backend) == (op, format, "openmp")]
+    return list(dict.fromkeys(file for symbol in symbols for file in _with_headers(_defining(symbol))))
 
 
 def opencl(op: str, format: str) -> list[Path]:
-    """The OpenCL files that are named after it, or hold a kernel that is."""
-    words = {f"{op}_{format}", op} if format in ("float32", "int8", "dense") else {f"{op}_{format}"}
-    files = sorted((ROOT / "accel" / "opencl").glob("*.cl"))
-    kernel = re.compile(rf"kernel\s+void\s+\w*({'|'.join(words)})\w*\s*\(")
-    return [file for file in files if kernel.search(file.read_text("utf-8"))]
+    """The OpenCL files of its rows; where no device is, and so no rows are listed, those that are called after it."""
+    folder = ROOT / "accel" / "opencl"
+    runs = [row.run for row in rows() if (row.op, row.format, row.backend) == (op, format, "opencl")]
+    found = [launch.source for run in runs for launch in (run if isinstance(run, tuple) else (run,))]
+    if not any(row.backend == "opencl" for row in rows()):
+        found = [file.stem for file in sorted(folder.glob(f"{op}_{format}*.cl"))]
+    files = (folder / f"{name}.cl" for name in found)
+    return list(dict.fromkeys(each for file in files for each in _with_headers(file)))
+
+
+@cache
+def _defining(symbol: str) -> Path:
+    """The C file with this function, made by a macro or not."""
+    folder = ROOT / "accel" / "openmp"
+    found = [file for file in sorted(folder.glob("*.c")) if f"void {symbol}(" in file.read_text("utf-8")]
+    return found[0] if found else folder / f"{symbol.split('_')[1]}.c"
+
+
+def _with_headers(file: Path) -> list[Path]:
+    """A file and what it includes, but for what all of them do."""
+    names = re.findall(r'#include "(\w+\.(?:h|cl))"', file.read_text("utf-8"))
+    return [file, *(file.parent / name for name in names if name not in ("rs.h", "rs.cl"))]
 
 
 def _file(thing: object) -> Path:
