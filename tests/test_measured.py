@@ -35,6 +35,11 @@ def test_a_table_that_is_not_is_seen(measured: ModuleType, monkeypatch: pytest.M
     assert measured.main(["--check"]) == 1
 
 
+def test_columns_are_left_out(measured: ModuleType) -> None:
+    table = "| model | x dense | thr |\n|---|--:|--:|\n| vgg16 | 1.00 | 2 |\n\nbelow | it\n"
+    assert measured.narrow(table) == "| x dense |\n|--:|\n| 1.00 |\n\nbelow | it\n"
+
+
 def test_a_page_without_a_place_is_refused(measured: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("<!-- measured -->\n")
     with pytest.raises(SystemExit, match="0 places for the table, wanted one"):

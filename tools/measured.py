@@ -23,6 +23,9 @@ JOURNAL = ROOT / "docs" / "figures" / "measured.jsonl"
 TOLD = "resnet18"
 """The network whose rows README shows."""
 
+LEFT_OUT = ("model", "format", "weights", "backend", "thr", "RSS MB", "status")
+"""Columns that README does not show."""
+
 Row = dict[str, Any]
 
 
@@ -33,8 +36,17 @@ def rows() -> list[Row]:
 
 def pages(found: Sequence[Row]) -> dict[Path, str]:
     """Each page with its table between <!-- measured --> and <!-- end --> replaced."""
-    parts = {ROOT / "README.md": [row for row in found if row["model"] == TOLD], ROOT / "docs" / "measured.md": found}
-    return {path: _page(path, tables.as_markdown(part)) for path, part in parts.items()}
+    told = tables.as_markdown([row for row in found if row["model"] == TOLD])
+    parts = {ROOT / "README.md": narrow(told), ROOT / "docs" / "measured.md": tables.as_markdown(found)}
+    return {path: _page(path, part) for path, part in parts.items()}
+
+
+def narrow(table: str) -> str:
+    """A Markdown table without the columns LEFT_OUT; what stands below it stays."""
+    lines = table.splitlines(keepends=True)
+    names = [name.strip() for name in lines[0].split("|")]
+    kept = [i for i, name in enumerate(names) if name not in LEFT_OUT]
+    return "".join("|".join(line.split("|")[i] for i in kept) if line[0] == "|" else line for line in lines)
 
 
 def _page(path: Path, table: str) -> str:
