@@ -8,7 +8,7 @@ PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
-.PHONY: bench peers test nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
+.PHONY: bench peers test docs nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
@@ -20,6 +20,10 @@ peers: $(VENV)/.installed-peers
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
+
+# Pages from docs/*.md and from the code; a warning is an error. Also a test: tests/test_docs.py.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html $(ARGS)
 
 # Hours: a hundred times the examples, other draws every night. What failed is kept in .hypothesis and tried first.
 nightly: $(VENV)/.installed-test
@@ -73,9 +77,13 @@ $(VENV)/.installed-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[onnx]" # the peers themselves: tools/peer_environments.py
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 $(VENV)/.installed-mutation: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[test,mutation]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist mutants
+	rm -rf $(VENV) build dist mutants docs/_build

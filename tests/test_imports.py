@@ -19,6 +19,8 @@ RANKED = [path for path in FILES if path != ROOT / "__init__.py"]
 ORDER = (
     ("__main__",),
     ("cli",),
+    ("reporting",),
+    ("results",),
     ("benchmark", "doctor", "train"),
     ("verification",),
     ("evaluation", "exporter", "peers"),
@@ -113,7 +115,10 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"torch", "onnx", "onnxruntime", "PIL", "scipy", "numexpr", "rich", "typer", "pooch", "hypothesis", "pytest"}
+HEAVY = {
+    "torch", "onnx", "onnxruntime", "PIL", "scipy", "numexpr", "rich", "typer", "pooch", "altair", "jinja2",
+    "hypothesis", "pytest",
+}  # fmt: skip
 
 
 def test_import_refstack_is_light() -> None:

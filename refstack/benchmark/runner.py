@@ -271,6 +271,7 @@ class _Sweep:
                 **(run.host.facts if run.host else {}),
                 **{name: value for name, value in run.facts.items() if name != "run_ns"},
                 "samples_ns": run.samples_ns,
+                "rounds": run.rounds,
                 "env": {**self.env, **self.machine, "device": self.on.get(run.cell.backend)},
             }
         )
