@@ -8,7 +8,11 @@ PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
+<<<<<<< HEAD
 .PHONY: bench peers test docs nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
+=======
+.PHONY: bench peers findings test nightly lint format mutants mutants-python sanitize coverage-c neon clean
+>>>>>>> f2
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
@@ -17,6 +21,13 @@ bench: $(VENV)/.installed
 peers: $(VENV)/.installed-peers
 	$(BIN)/python tools/peer_environments.py
 	$(BIN)/refstack bench --backends openmp --techniques $(TECHNIQUES) --peers $(PEERS) --output results/peers.jsonl --format md $(ARGS)
+
+# The record that docs/findings.md is made from, anew and on this machine: some minutes; leave it alone meanwhile.
+findings: $(VENV)/.installed
+	$(BIN)/refstack bench -t dense,weight,channel,ternary,ternary+int8,int8 -b openmp --no-tuning -o data/results/record.jsonl --fresh
+	$(BIN)/refstack bench -t dense -b blas --no-tuning -o data/results/record.jsonl
+	rm -f data/results/record-*.jsonl
+	$(BIN)/refstack findings --format md > docs/findings.md
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)

@@ -25,7 +25,7 @@ from refstack.graph import Graph
 
 VERBS = (
     "bench", "evaluate", "classify", "compress", "train", "export", "points", "kernels", "explain", "verify", "doctor",
-    "tune", "best", "compare", "check", "merge",
+    "tune", "best", "compare", "check", "merge", "findings",
 )  # fmt: skip
 
 

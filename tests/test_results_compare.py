@@ -110,6 +110,19 @@ def test_cells_without_times() -> None:
     assert (first.verdict, first.reason) == ("inconclusive", "fewer than 3 blocks of samples")
 
 
+def test_a_machine_that_others_held_up_all_along_proves_nothing() -> None:
+    """The planted fault: all runs but the fastest twice as slow, in every block; and the same as the load tells it."""
+    base, new = run(0), []
+    for each in run(1):
+        samples = [ns if i % 20 == 0 else 2 * ns for i, ns in enumerate(each["samples_ns"])]
+        new.append(dict(each, samples_ns=samples))
+    assert verdicts(base, new) == ["inconclusive", "inconclusive"]
+    busy = [dict(each, env=ENV | {"load_average": [3.1, 1, 1]}) for each in run(1, slower=1.5)]
+    (first, _) = compare(base, busy)
+    assert first.reason == "the machine was busy: load average 3.1 on 2 processors"
+    assert verdicts(base, run(1, slower=1.5))[0] == "worse"
+
+
 def test_other_machines_are_not_judged_unless_asked() -> None:
     base, notes = run(0), Notes()
     away = [dict(each, env=ENV | {"cpu": "another", "host": "there"}) for each in run(1, 1.5)]

@@ -36,11 +36,14 @@ def title(row: Row) -> str:
     return " ".join(words + ([f"batch {row['batch']}"] if row["batch"] > 1 else []))
 
 
-def latest(rows: Sequence[Row]) -> list[Row]:
-    """One row for each cell, machine and build: the last that is ok, else the last. Order of first appearance."""
+def latest(rows: Sequence[Row], builds: bool = False) -> list[Row]:
+    """One row for each cell and machine: the last that is ok, else the last. Order of first appearance.
+
+    Args        builds      one for each build as well
+    """
     found: dict[Any, Row] = {}
     for row in rows:
-        cell = (key(row), row["env"].get("key"))
+        cell = (key(row), machine(row), row["env"].get("key") if builds else None)
         if row["status"] == "ok" or found.get(cell, row)["status"] != "ok":
             found[cell] = row
     return list(found.values())

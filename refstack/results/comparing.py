@@ -7,8 +7,9 @@
 
 The quartile, since a busy machine slows some of the runs and a slower kernel all of them: from run to run of one build
 it moves half as much as the median. RUNS is by how much: other addresses, another minute, which no block of one run
-tells (tools/compare_study.py measures it). With several runs on a side (`refstack merge`) what they differ by counts
-if it is more, and their mean is surer.
+tells (tools/compare_study.py measures it). Where the quartile lies further above the fastest runs than HELD_UP, all
+that lies between may be others' doing, and counts instead. With several runs on a side (`refstack merge`) what they
+differ by counts if it is more, and their mean is surer.
 
     Holm (1979); Schuirmann (1987); Welch (1947)
 """
@@ -34,9 +35,12 @@ RUNS = 0.02
 """Standard deviation of the logarithm of a time, from run to run of one build."""
 ALPHA = 0.01
 """Chance of a wrong better or worse in a whole comparison."""
-MEDIAN, QUARTILE = 0.5, 0.25
+MEDIAN, QUARTILE, FASTEST = 0.5, 0.25, 0.02
 DRAWS = 400
 """For a standard deviation fewer will do than for limits of an interval."""
+HELD_UP = 0.1
+BUSY = 1.5
+"""Running processes for each processor before a run, above which others held it up; a run before this one makes 1."""
 ENVIRONMENT = ("governor", "os", "python", "blas", "libraries", "compiler", "compiler_flags")
 """What is told if it differs: it is part of what is compared."""
 
@@ -129,6 +133,10 @@ class _Pair:
             return f"base {self.base[-1]['status']}, new {self.new[-1]['status']}"
         if not across and machine(self.base[-1]) != machine(self.new[-1]):
             return "other machines; --across-machines judges all the same"
+        for row in (*self.base, *self.new):
+            load, processors = row["env"].get("load_average") or [0.0], row["env"].get("threads_allowed") or 1
+            if load[0] > BUSY * processors:
+                return f"the machine was busy: load average {load[0]:g} on {processors} processors"
         if min(len(blocks(row)) for row in (*self.base, *self.new)) < LEAST_BLOCKS:
             return f"fewer than {LEAST_BLOCKS} blocks of samples"
         return ""
@@ -185,10 +193,12 @@ def _estimate(base: list[Row], new: list[Row], q: float) -> _Estimate:
     means, variances, freedoms = [], [], []
     for runs in (new, base):
         parts = [blocks(row) for row in runs]
-        logs = [math.log(np.quantile(np.concatenate(part), q)) for part in parts]
-        means.append(sum(logs) / len(logs))
-        spread = max(RUNS**2, float(np.var(logs, ddof=1)) if len(logs) > 1 else 0.0)
-        variances.append(spread / len(logs))
+        logs, fastest = np.log([np.quantile(np.concatenate(part), (q, FASTEST)) for part in parts]).T
+        means.append(float(logs.mean()))
+        above = logs - fastest
+        expected = float((np.where(above > HELD_UP, above, RUNS) ** 2).mean())
+        apart = float(np.var(logs, ddof=1)) if len(logs) > 1 else 0.0
+        variances.append(max(expected, apart) / len(logs))
         freedoms.append(math.inf)
         for part in parts:
             drawn = np.log(quantiles(part, counts(len(part), rng, DRAWS), q))
