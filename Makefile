@@ -8,7 +8,11 @@ PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
+<<<<<<< HEAD
+.PHONY: bench peers test docs nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
+=======
 .PHONY: bench peers findings test nightly lint format mutants mutants-python sanitize coverage-c neon clean
+>>>>>>> f2
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
@@ -27,6 +31,10 @@ findings: $(VENV)/.installed
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
+
+# Pages from docs/*.md and from the code; a warning is an error. Also a test: tests/test_docs.py.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html $(ARGS)
 
 # Hours: a hundred times the examples, other draws every night. What failed is kept in .hypothesis and tried first.
 nightly: $(VENV)/.installed-test
@@ -55,6 +63,10 @@ mutants-python: $(VENV)/.installed-mutation
 sanitize: $(VENV)/.installed-test
 	PYTHONPATH=tools $(BIN)/python -m mutation.sanitize $(ARGS)
 
+# Minutes: every OpenCL kernel in a simulated device that sees races, and reads and writes outside buffers.
+oclgrind: $(VENV)/.installed-test
+	$(BIN)/python tools/oclgrind.py $(ARGS)
+
 coverage-c: $(VENV)/.installed-test
 	PYTHONPATH=tools $(BIN)/python -m mutation.coverage $(ARGS)
 
@@ -64,7 +76,7 @@ neon: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[opencl]"
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml
@@ -76,9 +88,13 @@ $(VENV)/.installed-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[onnx]" # the peers themselves: tools/peer_environments.py
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 $(VENV)/.installed-mutation: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[test,mutation]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist mutants
+	rm -rf $(VENV) build dist mutants docs/_build

@@ -19,7 +19,7 @@ RANKED = [path for path in FILES if path != ROOT / "__init__.py"]
 ORDER = (
     ("__main__",),
     ("cli",),
-    ("findings",),
+    ("reporting", "findings"),
     ("results",),
     ("benchmark", "doctor", "train"),
     ("verification",),
@@ -115,7 +115,10 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"torch", "onnx", "onnxruntime", "PIL", "scipy", "numexpr", "rich", "typer", "pooch", "hypothesis", "pytest"}
+HEAVY = {
+    "torch", "onnx", "onnxruntime", "PIL", "scipy", "numexpr", "rich", "typer", "pooch", "altair", "jinja2",
+    "hypothesis", "pytest",
+}  # fmt: skip
 
 
 def test_import_refstack_is_light() -> None:

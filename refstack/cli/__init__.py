@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from refstack import __version__
-from refstack.cli import data, look, make, measure, results, tune, verify
+from refstack.cli import data, look, make, measure, report, results, tune, verify
 from refstack.errors import RefstackError
 
 
@@ -75,6 +75,7 @@ def common(
 
 
 app.command()(measure.bench)
+app.command()(report.report)
 app.command()(measure.evaluate)
 app.command()(measure.classify)
 app.command()(tune.tune)
@@ -88,6 +89,7 @@ app.command()(results.merge)
 app.command()(results.findings)
 app.command()(look.points)
 app.command()(look.kernels)
+app.command()(look.devices)
 app.command()(look.explain)
 app.command()(verify.verify)
 app.command()(look.doctor)

@@ -232,8 +232,11 @@ def _honest(rows: Sequence[Row]) -> Found:
 
 def _roof(row: Row) -> str:
     roofs = {roof["threads"]: roof["flops"] for roof in row["env"].get("roofs") or ()}
-    flops, formats = roofs.get(row["threads"]), set((row.get("format") or "").split("+"))
-    if not flops or not row.get("macs") or not formats <= WHOLE or row["backend"] == "opencl":
+    device, formats = row["env"].get("device") or {}, set((row.get("format") or "").split("+"))
+    flops = roofs.get(row["threads"])
+    if device.get("kind") == "gpu":
+        flops = (device.get("roof") or {}).get("flops")
+    if not flops or not row.get("macs") or not formats <= WHOLE:
         return ""
     reached = 2 * row["macs"] * row["batch"] / (row["latency_p50_ms"] * 1e-3)
     if reached <= SAVED * flops:
