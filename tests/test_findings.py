@@ -52,13 +52,13 @@ def with_(rows: Sequence[Row], model: str, technique: str, **fields: Any) -> lis
 
 
 AWAY = ENV | {"host": "there", "cpu": "another"}
-GPU = {"name": "a board", "type": "GPU"}
+GPU = ENV | {"device": {"name": "a board", "kind": "gpu"}}
 TERNARY = {("vgg16", "ternary"): 0.5, ("resnet18", "ternary"): 0.5, ("mobilenet", "ternary"): 0.1}
 IN_8 = {("vgg16", "int8"): 1.0}
 
 
 def gpu(**ms: float) -> list[Row]:
-    return [*study(), *(row(model, ms=each, backend="opencl", device=GPU) for model, each in ms.items())]
+    return [*study(), *(row(model, ms=each, backend="opencl", env=GPU) for model, each in ms.items())]
 
 
 EVERY: dict[str, dict[str, list[Row]]] = {
@@ -131,7 +131,7 @@ EVERY: dict[str, dict[str, list[Row]]] = {
     "dlas-hardware": {
         "fails": [*study(), *study({k: 2 * ms for k, ms in MS.items()}, env=AWAY)], "untested": study(),
         "depends on the network": [*study(), *study({("vgg16", "dense"): 9.0}, env=AWAY)],
-        "holds": [*gpu(vgg16=1.0), row("vgg16", "weight", 3.0, backend="opencl", device=GPU)],
+        "holds": [*gpu(vgg16=1.0), row("vgg16", "weight", 3.0, backend="opencl", env=GPU)],
     },
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from refstack.benchmark.rows import Row
 from refstack.findings.cases import NETWORKS, Bench, Case, at, counted, differ, order, ranked
-from refstack.results import device, latency, machine, ratio
+from refstack.results import accelerator, latency, machine, ratio
 
 HARDWARE = 1.5
 """Factor between two places' speed-ups from which they are called very different."""
@@ -21,8 +21,7 @@ def places(bench: Bench) -> dict[str, Bench]:
     found: dict[tuple[str, str], list[Row]] = {}
     for row in bench.rows:
         if not row.get("peer"):
-            accelerator = device(row)
-            name = str(accelerator.get("name")) if accelerator else str(row["env"].get("cpu"))
+            name = accelerator(row) or str(row["env"].get("cpu"))
             found.setdefault((name, machine(row)), []).append(row)
     names = [name for name, _ in found]
     return {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from refstack.benchmark.rows import Row
-from refstack.results import Interval, device, latency, ratio
+from refstack.results import Interval, accelerator, latency, ratio
 
 NETWORKS = ("vgg16", "resnet18", "mobilenet")
 STUDIED = ("dense", "weight", "channel", "ternary")
@@ -95,7 +95,7 @@ class Bench:
 
     def devices(self) -> list[Row]:
         """Rows of graphics processors."""
-        return [row for row in self.rows if str((device(row) or {}).get("type", "")).lower() == "gpu"]
+        return [row for row in self.rows if accelerator(row)]
 
 
 def at(model: str, threads: int | None = None) -> str:

@@ -16,7 +16,7 @@ MACHINE = ("host", "cpu", "cpu_features", "cores_physical", "cores_logical", "th
 
 def key(row: Row) -> tuple[Any, ...]:
     """What was measured: rows with one key answer the same question."""
-    return (*(row.get(name) for name in CELL), (device(row) or {}).get("name"))
+    return (*(row.get(name) for name in CELL), device(row).get("name"))
 
 
 def machine(row: Row) -> str:
@@ -24,10 +24,15 @@ def machine(row: Row) -> str:
     return json.dumps([row["env"].get(name) for name in MACHINE], sort_keys=True)
 
 
-def device(row: Row) -> dict[str, Any] | None:
-    """The accelerator of an OpenCL row; None for a row of the processor."""
-    found = row.get("device") or row["env"].get("device")
-    return found if isinstance(found, dict) else None
+def device(row: Row) -> dict[str, Any]:
+    """What an OpenCL row ran on (`env.device`); nothing for a row of another backend."""
+    return row["env"].get("device") or {}
+
+
+def accelerator(row: Row) -> str | None:
+    """The name of the graphics processor that a row ran on; None if it ran on the machine's processor."""
+    found = device(row)
+    return str(found.get("name")) if found.get("kind") == "gpu" else None
 
 
 def title(row: Row) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refstack.benchmark.rows import Row
-from refstack.results.cells import latest, machine, title
+from refstack.results.cells import accelerator, device, latest, machine, title
 from refstack.results.intervals import blocks, latency
 
 SHRINKBENCH = "Blalock et al. 2020, What is the State of Neural Network Pruning?, arXiv 2003.03033, section 6"
@@ -232,10 +232,10 @@ def _honest(rows: Sequence[Row]) -> Found:
 
 def _roof(row: Row) -> str:
     roofs = {roof["threads"]: roof["flops"] for roof in row["env"].get("roofs") or ()}
-    device, formats = row["env"].get("device") or {}, set((row.get("format") or "").split("+"))
+    formats = set((row.get("format") or "").split("+"))
     flops = roofs.get(row["threads"])
-    if device.get("kind") == "gpu":
-        flops = (device.get("roof") or {}).get("flops")
+    if accelerator(row):
+        flops = (device(row).get("roof") or {}).get("flops")
     if not flops or not row.get("macs") or not formats <= WHOLE:
         return ""
     reached = 2 * row["macs"] * row["batch"] / (row["latency_p50_ms"] * 1e-3)
