@@ -8,11 +8,7 @@ PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
-<<<<<<< HEAD
-.PHONY: bench peers test docs nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
-=======
-.PHONY: bench peers findings test nightly lint format mutants mutants-python sanitize coverage-c neon clean
->>>>>>> f2
+.PHONY: bench peers findings test docs nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
