@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -108,6 +108,16 @@ def networks(
             kernels = choices.tuned(used, count) if tuned else {}
             steps = profile(plan(graph, batch, (used,), count, kernels), x)
             yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[count], steps
+
+
+def record(found: Iterable[tuple[str, Facts, list[StepProfile]]]) -> Facts:
+    """What `networks` gave, as JSON that says what it is and where it was measured; `refstack report` draws it."""
+    profiles = [
+        {"network": title, "roof": roof, "steps": [step.against(roof) for step in steps]}
+        for title, roof, steps in found
+    ]
+    made = {"kind": "profile", "schema_version": 1, "created_utc": machine.now()}
+    return {**made, "env": machine.environment(), "networks": profiles}
 
 
 def _flops(step: Step) -> int:
