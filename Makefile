@@ -19,6 +19,8 @@ peers: $(VENV)/.installed-peers
 	$(BIN)/refstack bench --backends openmp --techniques $(TECHNIQUES) --peers $(PEERS) --output results/peers.jsonl --format md $(ARGS)
 
 test: $(VENV)/.installed-test lint
+	@{ command -v "$${REFSTACK_CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+	    || echo "no browser, so the page of refstack report is not tested: apt install chromium, or set REFSTACK_CHROMIUM"
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
 
 # Hours: a hundred times the examples, other draws every night. What failed is kept in .hypothesis and tried first.
