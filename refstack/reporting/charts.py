@@ -94,8 +94,10 @@ def tradeoff(metric: Metric, names: Names, panel: int | None = None) -> alt.Laye
         low, high = metric.interval
         layers.append(base.mark_rule().encode(across(metric, low), alt.X2(f"{high}:Q"), y, colour, opacity=faded))
     spoken = alt.ExprRef("join(datum.cells, ', ') + ', ' + datum.place")
-    dots = base.mark_point(filled=True, size=70, tooltip=alt.ExprRef("datum"), description=spoken)  # page.js words it
-    layers.append(dots.encode(x, y, colour, shape, opacity=faded, order=alt.Order("dominated:Q", sort="descending")))
+    dots = base.mark_point(filled=True, tooltip=alt.ExprRef("datum"), description=spoken)  # page.js words it
+    size = alt.when("datum.dominated").then(alt.value(40)).otherwise(alt.value(80))
+    last = alt.Order("dominated:Q", sort="descending")  # the front lies on top
+    layers.append(dots.encode(x, y, colour, shape, last, opacity=faded, size=size))
     if metric.paper:
         layers.append(_paper(metric, shape))
     return alt.layer(*layers)
