@@ -25,7 +25,7 @@ from refstack.graph import Graph
 
 VERBS = (
     "bench", "evaluate", "classify", "compress", "train", "export", "points", "kernels", "explain", "verify", "doctor",
-    "tune",
+    "tune", "best", "compare", "check", "merge",
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def latency(row: Row, level: float = LEVEL, seed: int = 0) -> Interval | None:
     if len(found) < LEAST_BLOCKS:
         return None
     mid = float(np.median(np.concatenate(found)))
-    return _interval(mid, medians(found, np.random.default_rng(seed)), level, 1e-6)
+    return _interval(mid, quantiles(found, counts(len(found), np.random.default_rng(seed))), level, 1e-6)
 
 
 def ratio(new: Row, base: Row, level: float = LEVEL, seed: int = 0) -> Interval | None:
@@ -72,8 +72,8 @@ def ratio(new: Row, base: Row, level: float = LEVEL, seed: int = 0) -> Interval 
     mid = float(np.median(np.concatenate(ours)) / np.median(np.concatenate(theirs)))
     together = same_run(new, base) and len(ours) == len(theirs)
     drawn = counts(len(ours), rng)
-    above = medians(ours, rng, drawn)
-    below = medians(theirs, rng, drawn if together else None)
+    above = quantiles(ours, drawn)
+    below = quantiles(theirs, drawn if together else counts(len(theirs), rng))
     return _interval(mid, above / below, level)
 
 
@@ -83,21 +83,20 @@ def same_run(one: Row, other: Row) -> bool:
     return when[0] == when[1] and when[0][-1] is not None and "rounds" in one and "rounds" in other
 
 
-def counts(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(DRAWS, n): how often each of n blocks was drawn."""
-    return rng.multinomial(n, np.full(n, 1 / n), DRAWS)
+def counts(n: int, rng: np.random.Generator, draws: int = DRAWS) -> NDArray[np.int64]:
+    """(draws, n): how often each of n blocks was drawn."""
+    return rng.multinomial(n, np.full(n, 1 / n), draws)
 
 
-def medians(found: list[Samples], rng: np.random.Generator, drawn: NDArray[np.int64] | None = None) -> Samples:
-    """(DRAWS,): the median of all samples of the blocks that were drawn, each as often as it was drawn."""
-    drawn = counts(len(found), rng) if drawn is None else drawn
+def quantiles(found: list[Samples], drawn: NDArray[np.int64], q: float = 0.5) -> Samples:
+    """(draws,): the q-quantile of all samples of the blocks that were drawn, each as often as it was drawn."""
     samples = np.concatenate(found)
     order = np.argsort(samples)
     block = np.repeat(np.arange(len(found)), [len(each) for each in found])[order]
     taken: list[Any] = []
     for start in range(0, len(drawn), PART):  # bounds the memory
         up_to = np.cumsum(drawn[start : start + PART, block], axis=1)
-        taken.append((2 * up_to < up_to[:, -1:]).sum(axis=1))
+        taken.append((up_to < q * up_to[:, -1:]).sum(axis=1))
     return samples[order][np.concatenate(taken)]
 
 

@@ -2,8 +2,8 @@
 
     file -> lines or one array -> rows, each checked, each brought to this schema; fields that are not known stay
 
-A file is hostile until it is checked: its size is bounded, its JSON is strict (no NaN, no name twice), no field is
-believed to be what its name says.
+A file is hostile until it is checked: its size is bounded, its JSON is strict (no NaN, no name twice), its
+fields are what the schema says (benchmark/row.schema.json).
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refstack.benchmark.journal import decode
+from refstack.benchmark.journal import CRC, START, intact
 from refstack.benchmark.report import Report
-from refstack.benchmark.rows import SCHEMA_VERSION, Row
+from refstack.benchmark.rows import SCHEMA_VERSION, Row, violations
 from refstack.errors import FormatError, UsageError
 
 MOST_BYTES = 1 << 29
 """Of one file; a full run of 90 cells takes 1 MB."""
-CRC = b',"crc":"'
 
 
 def load(paths: Sequence[str | Path] | str | Path, report: Report | None = None) -> list[Row]:
@@ -74,7 +73,8 @@ def _content(path: Path) -> bytes:
 def _line(line: bytes, where: str) -> Any:
     """What a line holds; None if it is damaged: its checksum is wrong, or it is the torn beginning of a row."""
     if CRC in line:
-        return decode(line)
+        text = intact(line)
+        return None if text is None else _parsed(text, where)
     if not line.strip():
         return None
     if not line.startswith(b"{"):
@@ -82,7 +82,7 @@ def _line(line: bytes, where: str) -> Any:
     try:
         return _parsed(line, where)
     except FormatError:
-        if line.startswith(b'{"schema_version":'):
+        if line.startswith(START):
             return None
         raise
 
@@ -117,16 +117,9 @@ def _row(value: Any, where: str) -> Row:
     if version > SCHEMA_VERSION:
         raise FormatError(f"{where}: schema {version}, this refstack reads up to {SCHEMA_VERSION}; update refstack")
     row = upgraded(value)
-    for name, kinds in NEEDED.items():
-        if name not in row or not isinstance(row[name], kinds) or (isinstance(row[name], bool) and kinds is not bool):
-            raise FormatError(f"{where}: {name} is {row.get(name)!r}, wanted {kinds}")
+    for problem in violations(row):
+        raise FormatError(f"{where}: {problem}: no row of refstack bench")
     return row
-
-
-NEEDED: dict[str, Any] = {
-    "model": str, "technique": str, "backend": str, "threads": int, "batch": int, "quick": bool, "status": str,
-    "samples_ns": list, "env": dict,
-}  # fmt: skip
 
 
 def upgraded(row: Row) -> Row:
