@@ -26,6 +26,8 @@ findings: $(VENV)/.installed
 	$(BIN)/refstack findings --format md > docs/findings.md
 
 test: $(VENV)/.installed-test lint
+	@{ command -v "$${REFSTACK_CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+	    || echo "no browser, so the page of refstack report is not tested: apt install chromium, or set REFSTACK_CHROMIUM"
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
 
 # Pages from docs/*.md and from the code; a warning is an error. Also a test: tests/test_docs.py.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -54,6 +55,32 @@ def rows(n: int = 60, seed: int = 0) -> list[Row]:
 
 def journal(path: Path, found: list[Row]) -> Path:
     path.write_bytes(b"".join(map(encode, found)))
+    return path
+
+
+def profile() -> Row:
+    """What `bench --profile --format json` prints: a step with work, one without."""
+    roof = {"threads": 1, "flops": 1e11, "read_bytes_per_s": 1e10}
+    step = {"node": "conv1", "kernel": "conv2d.csr.openmp.planar", "case": "c", "us": 2.5, "percent": 80.0}
+    step |= {"gflop_per_s": 50.0, "gb_per_s": 5.0, "limit": "compute", "percent_of_roof": 50.0}
+    idle = {**step, "node": "pool", "kernel": "maxpool.float32.numpy.loop", "gflop_per_s": 0, "limit": "memory"}
+    networks = [{"network": "tiny dense, openmp, 1 thread", "roof": roof, "steps": [step, idle]}]
+    return {"kind": "profile", "schema_version": 1, "created_utc": "2026", "env": ENV, "networks": networks}
+
+
+def break_even() -> Row:
+    """What `tools/break_even.py --json` writes."""
+    layer = {"model": "vgg16", "layer": "conv1", "problem": "n1", "dense": "winograd4", "csr": "planar", "even": "30 %"}
+    made = {"kind": "break-even", "schema_version": 1, "created_utc": "2026", "env": ENV}
+    return {
+        **made,
+        "roof": profile()["networks"][0]["roof"],
+        "layers": [{**layer, "ratios": {"0.02": 2.75, "0.6": 0.5}}],
+    }
+
+
+def record(path: Path, value: Row) -> Path:
+    path.write_text(json.dumps(value))
     return path
 
 

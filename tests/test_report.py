@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 from commands import here
-from reported import ENV, journal, row, rows
+from reported import ENV, break_even, journal, profile, record, row, rows
 from scipy.stats import binomtest
 
 import refstack as rs
 from refstack.benchmark import tables
-from refstack.errors import BackendUnavailable, UsageError
+from refstack.errors import BackendUnavailable, FormatError, UsageError
 from refstack.reporting import charts, palette
+from refstack.reporting.page import paper
 from refstack.reporting.points import columns, machines, panels, points, wilson
+from refstack.reporting.records import read
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -163,3 +165,53 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(BackendUnavailable, match=r"format html needs jinja2: pip install .refstack-engine\[report\]"):
         rs.report(path, tmp_path / "r.html")
     assert rs.report(path, tmp_path / "r.md").read_text().startswith("| model |")
+
+
+@pytest.mark.parametrize(
+    ("made", "where", "value", "message"),
+    [
+        (profile, ("kind",), "poem", "kind is 'poem', wanted profile or break-even"),
+        (profile, ("networks",), 3, "networks is 3, wanted a list"),
+        (profile, ("networks", 0, "roof", "flops"), 0.0, "network 1: roof: flops is 0.0, wanted more than 0"),
+        (profile, ("networks", 0, "steps", 0, "us"), "fast", "network 1: step 1: us is 'fast', wanted a number"),
+        (profile, ("networks", 0, "steps", 1, "us"), 1e999, "not strict JSON"),
+        (profile, ("networks", 0, "steps", 1), None, "network 1: step 2: got NoneType, wanted an object"),
+        (break_even, ("layers", 0, "even"), None, "layer 1: even is None, wanted text"),
+        (break_even, ("layers", 0, "ratios"), {"0.1": True}, "layer 1: ratios: 0.1 is True, wanted a number"),
+        (break_even, ("layers", 0, "ratios"), {"much": 1.0}, "layer 1: densities are much, wanted numbers from 0 to 1"),
+    ],
+)
+def test_records_are_not_believed(made: Any, where: tuple[Any, ...], value: Any, message: str, tmp_path: Path) -> None:
+    whole = at = made()
+    for key in where[:-1]:
+        at = at[key]
+    at[where[-1]] = value
+    with pytest.raises(FormatError, match=re.escape(message)):
+        read([record(tmp_path / "r.json", whole)])
+
+
+def test_numbers_beyond_any_are_refused(tmp_path: Path) -> None:
+    text = json.dumps(profile()).replace("2.5", "1e999")
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(FormatError, match="us is inf, wanted a number"):
+        read([tmp_path / "r.json"])
+
+
+def test_journals_and_records_come_together(tmp_path: Path) -> None:
+    files = [journal(tmp_path / "j.jsonl", rows(3)), record(tmp_path / "p.json", profile())]
+    found = read([*files, record(tmp_path / "e.json", break_even())])
+    assert [len(found.rows), len(found.profiles), len(found.break_evens)] == [5, 1, 1]
+    with pytest.raises(UsageError, match="no such file"):
+        read([tmp_path / "none.json"])
+
+
+def test_the_papers_numbers_are_those_of_the_curves() -> None:
+    """data/paper.json ships; docs/figures/paper.json, read by tools/curves.py, does not: one study, one accuracy."""
+    curves = json.loads((Path(rs.__file__).parents[1] / "docs" / "figures" / "paper.json").read_text())
+    shown = paper()
+    assert "10.1109/IISWC.2018.8573503" in shown["source"]
+    for each in shown["rows"]:
+        assert (each["ms"] is None) != (each["memory_mb"] is None)
+        if each["technique"] == "dense":
+            assert each["top1"] == curves["dense"][each["model"]]
+    assert {each["where"] for each in shown["rows"]} == {None, "Intel Core i7, 4 cores", "Odroid-XU4, 8 ARM cores"}

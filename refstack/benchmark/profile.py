@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -109,6 +109,16 @@ def networks(
             kernels = choices.tuned(used, count) if tuned else {}
             steps = profile(plan(graph, batch, (used,), count, kernels), x)
             yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[used, count], steps
+
+
+def record(found: Iterable[tuple[str, Mapping[str, Any], list[StepProfile]]]) -> Facts:
+    """What `networks` gave, as JSON that says what it is and where it was measured; `refstack report` draws it."""
+    profiles = [
+        {"network": title, "roof": dict(limits), "steps": [step.against(limits) for step in steps]}
+        for title, limits, steps in found
+    ]
+    made = {"kind": "profile", "schema_version": 1, "created_utc": machine.now()}
+    return {**made, "env": machine.environment(), "networks": profiles}
 
 
 def _flops(step: Step) -> int:

@@ -10,7 +10,7 @@ drawn, so that it follows the filters:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ METRICS = (
     Metric("peak", "peak of the process, MB", "Accuracy against memory: the whole process", paper="memory_mb"),
     Metric("stored", "tensors of the file, MB", "Accuracy against stored bytes"),
 )
-PAPER = {"paper": "from the paper", "technique": "technique", "where": "machine", "threads": "threads", "top1": TOP1}
+PAPER = {"paper": "from", "technique": "technique", "where": "machine", "threads": "threads", "top1": TOP1}
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,12 @@ class Names:
 
     techniques: Sequence[str]
     threads: Sequence[int]
-    columns: Sequence[str]
 
 
-def names(shown: Sequence[Point], columns: Sequence[str]) -> Names:
+def names(shown: Sequence[Point]) -> Names:
     """Of these points, in order of appearance."""
     techniques = dict.fromkeys(point["technique"] for point in shown)
-    return Names(list(techniques), sorted({point["threads"] for point in shown}), columns)
+    return Names(list(techniques), sorted({point["threads"] for point in shown}))
 
 
 def panel(metric: Metric, names: Names) -> Spec:
@@ -95,8 +94,10 @@ def tradeoff(metric: Metric, names: Names, panel: int | None = None) -> alt.Laye
         low, high = metric.interval
         layers.append(base.mark_rule().encode(across(metric, low), alt.X2(f"{high}:Q"), y, colour, opacity=faded))
     spoken = alt.ExprRef("join(datum.cells, ', ') + ', ' + datum.place")
-    dots = base.mark_point(filled=True, size=70, tooltip=_told(names.columns), description=spoken)
-    layers.append(dots.encode(x, y, colour, shape, opacity=faded, order=alt.Order("dominated:Q", sort="descending")))
+    dots = base.mark_point(filled=True, tooltip=alt.ExprRef("datum"), description=spoken)  # page.js words it
+    size = alt.when("datum.dominated").then(alt.value(40)).otherwise(alt.value(80))
+    last = alt.Order("dominated:Q", sort="descending")  # the front lies on top
+    layers.append(dots.encode(x, y, colour, shape, last, opacity=faded, size=size))
     if metric.paper:
         layers.append(_paper(metric, shape))
     return alt.layer(*layers)
@@ -105,7 +106,7 @@ def tradeoff(metric: Metric, names: Names, panel: int | None = None) -> alt.Laye
 def across(metric: Metric, field: str) -> alt.X:
     """The cost, by factors."""
     scale = alt.Scale(type="log", nice=False, padding=14)
-    return alt.X(f"{field}:Q", title=metric.title, scale=scale, axis=alt.Axis(labelOverlap="greedy", tickCount=6))
+    return alt.X(f"{field}:Q", title=metric.title, scale=scale, axis=alt.Axis(labelOverlap="greedy", labelSeparation=8))
 
 
 def up(field: str) -> alt.Y:
@@ -120,35 +121,22 @@ def front(chart: alt.Chart, cost: str) -> alt.Chart:
         chart.transform_filter(f"isValid(datum.{cost}) && isValid(datum.top1)")
         .transform_window(best="max(top1)", sort=[alt.SortField(cost)], **whole)
         .transform_window(least=f"min({cost})", sort=[alt.SortField("top1", "descending")], **whole)
-        .transform_calculate(
-            dominated=f"datum.best > datum.top1 || datum.least < datum.{cost}",
-            place=f"datum.best > datum.top1 || datum.least < datum.{cost} ? 'dominated' : 'on the front'",
-        )
+        .transform_calculate(dominated=f"datum.best > datum.top1 || datum.least < datum.{cost}")
+        .transform_calculate(place="datum.dominated ? 'dominated' : 'on the front'")
     )
 
 
-def sure(field: str, unit: str) -> str:
-    """An interval in words, as an expression."""
-    low, high = f"datum.{field}_low", f"datum.{field}_high"
-    return f"isValid({low}) ? format({low}, '.3~r') + ' to ' + format({high}, '.3~r') + ' {unit}' : 'too few samples'"
-
-
-def _told(columns: Sequence[str]) -> alt.ExprRef:
-    """What a point says of itself: its line of the table, how sure it is, its place."""
-    told = {name: f"datum.cells[{i}]" for i, name in enumerate(columns)}
-    told |= {"time, 95 % interval": sure("ms", "ms"), "top-1, 95 % interval": sure("top1", "%"), "here": "datum.place"}
+def said(told: Mapping[str, str]) -> alt.ExprRef:
+    """The box beside a mark, from names and expressions."""
     return alt.ExprRef("{" + ", ".join(f"{json.dumps(name)}: {value}" for name, value in told.items()) + "}")
 
 
-def _paper(metric: Metric, shape: alt.Shape) -> alt.LayerChart:
-    """The paper's own numbers, hollow and with their word; the data `paper` is empty until it is asked for."""
+def _paper(metric: Metric, shape: alt.Shape) -> alt.Chart:
+    """The paper's own numbers, hollow; the data `paper` is empty until it is asked for."""
     base = alt.Chart(alt.NamedData("paper")).transform_filter(f"isValid(datum.{metric.paper})")
-    base = base.encode(across(metric, metric.paper or ""), up("top1"))
-    told = [alt.Tooltip(field=field, type="nominal", title=title) for field, title in PAPER.items()]
-    told.append(alt.Tooltip(field=metric.paper, type="quantitative", title=metric.title))
-    dots = base.mark_point(filled=False, size=80, color=GREY, strokeWidth=1.5).encode(shape, tooltip=told)
-    words = base.mark_text(dy=-11, fontSize=9, color=GREY, fontStyle="italic").encode(text="paper:N")
-    return alt.layer(dots, words)
+    told = {title: f"datum.{field}" for field, title in PAPER.items()} | {metric.title: f"datum.{metric.paper}"}
+    dots = base.mark_point(filled=False, size=90, color=GREY, strokeWidth=1.5, tooltip=said(told))
+    return dots.encode(across(metric, metric.paper or ""), up("top1"), shape)
 
 
 def themed(chart: Any, background: str = "transparent") -> Any:

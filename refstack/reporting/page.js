@@ -54,11 +54,25 @@ function table(box, { columns, text, lines }) {
   return (found) => { order = found; first = 0; show(); };
 }
 
+// ---- what a mark says of itself: its line of the table, how sure it is, its place
+const interval = (low, high, unit) => (low === null ? "too few samples" : `${low.toPrecision(3)} to ${high.toPrecision(3)} ${unit}`);
+function said(value, safe) {
+  const facts = value.panel === undefined ? Object.entries(value) : [
+    ...data.columns.map((name, i) => [name, value.cells[i]]),
+    ["time, 95 % interval", interval(value.ms_low, value.ms_high, "ms")],
+    ["top-1, 95 % interval", interval(value.top1_low, value.top1_high, "%")],
+    ["here", value.place],
+  ];
+  return `<table>${facts.map(([name, fact]) => `<tr><td class="key">${safe(name)}</td><td class="value">${safe(fact)}</td></tr>`).join("")}</table>`;
+}
+
 // ---- charts: one after another, so that the page answers in between
+const pause = () => new Promise((go) => setTimeout(go));
 const drawn = new Map(); // box -> Vega view
 async function draw(box, spec, label, marks) {
   const options = {
-    logLevel: 1, renderer: marks > MANY ? "canvas" : "svg", ast: true, actions: { export: true, source: false, compiled: false, editor: false },
+    logLevel: 1, renderer: marks > MANY ? "canvas" : "svg", ast: true, config: { aria: marks <= MANY },
+    tooltip: { formatTooltip: said }, actions: { export: true, source: false, compiled: false, editor: false },
     downloadFileName: label.replace(/\W+/g, "-"), loader: { load: () => Promise.reject(new Error("this page loads nothing")) },
   };
   const { view } = await vegaEmbed(box, { ...spec, description: `${label}; the same figures are in the table` }, options);
@@ -103,40 +117,44 @@ function chosen() {
 }
 let round = 0;
 async function follow(fillTable) {
-  const mine = ++round, rows = chosen();
+  const mine = ++round, rows = chosen(), marked = document.getElementById("paper").checked;
+  delete document.documentElement.dataset.ready;
   document.getElementById("shown").textContent = `${rows.length} of ${data.points.length} rows shown`;
   fillTable(rows);
+  await pause();
   const left = new Map(panels.map((panel) => [panel, rowsOf(panel, rows)]));
-  for (const section of document.querySelectorAll("[data-metric]"))
-    section.hidden = !panels.some((panel) => panel.metric === section.dataset.metric && left.get(panel).length);
-  for (const panel of panels) {
-    const own = left.get(panel);
-    panel.figure.hidden = own.length === 0;
-    if (panel.figure.hidden) continue;
-    if (drawn.has(panel.box)) {
-      const view = drawn.get(panel.box).data("rows", own);
-      (data.onPaper.includes(panel.metric) ? view.data("paper", paperOf(panel)) : view).run();
-    } else {
-      const spec = { ...data.specs[panel.metric], datasets: { rows: own, paper: paperOf(panel) } };
-      await draw(panel.box, spec, `${panel.words}: ${panel.which.title}`, own.length);
-      await new Promise(requestAnimationFrame);
-      if (mine !== round) return; // the filters moved on, and another round is under way
-    }
+  for (const panel of panels) panel.figure.hidden = left.get(panel).length === 0;
+  for (const section of document.querySelectorAll("[data-metric]")) {
+    section.hidden = !panels.some((panel) => panel.metric === section.dataset.metric && !panel.figure.hidden);
+    section.classList.toggle("paper", marked && data.onPaper.includes(section.dataset.metric));
   }
+  const far = new Map(panels.map((panel) => [panel, Math.abs(panel.box.getBoundingClientRect().top)]));
+  for (const panel of panels.filter((each) => !each.figure.hidden).sort((a, b) => far.get(a) - far.get(b))) {
+    if (mine !== round) return; // the filters moved on, and another round is under way
+    await show(panel, left.get(panel));
+    await pause();
+  }
+  document.documentElement.dataset.ready = "yes";
+}
+async function show(panel, rows) {
+  if (!drawn.has(panel.box)) {
+    const spec = { ...data.specs[panel.metric], datasets: { rows, paper: paperOf(panel) } };
+    return draw(panel.box, spec, `${panel.words}: ${panel.which.title}`, rows.length);
+  }
+  const view = drawn.get(panel.box).data("rows", rows);
+  (data.onPaper.includes(panel.metric) ? view.data("paper", paperOf(panel)) : view).run();
 }
 
 async function start() {
-  const rows = document.querySelector("[data-table=rows]");
   if (innerWidth < 832) document.getElementById("filters")?.removeAttribute("open");
-  if (rows) {
-    const fill = table(rows, { columns: data.columns, text: data.text, lines: data.points });
-    const form = document.querySelector("#filters form");
-    form.addEventListener("change", () => follow(fill));
-    form.addEventListener("reset", () => setTimeout(() => follow(fill)));
-    await follow(fill);
-  }
   for (const box of document.querySelectorAll("[data-table]:not([data-table=rows])")) table(box, data.tables[box.dataset.table]);
   for (const box of document.querySelectorAll("[data-chart]")) await draw(box, data.charts[box.dataset.chart], box.closest("section").getAttribute("aria-label"), 0);
-  document.documentElement.dataset.ready = "yes";
+  const rows = document.querySelector("[data-table=rows]");
+  if (!rows) return void (document.documentElement.dataset.ready = "yes");
+  const fill = table(rows, { columns: data.columns, text: data.text, lines: data.points });
+  const form = document.querySelector("#filters form");
+  form.addEventListener("change", () => follow(fill));
+  form.addEventListener("reset", () => setTimeout(() => follow(fill)));
+  await follow(fill);
 }
 requestAnimationFrame(() => setTimeout(start)); // the text is on the screen first

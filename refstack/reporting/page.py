@@ -19,7 +19,7 @@ from refstack.benchmark import tables
 from refstack.benchmark.machine import limits
 from refstack.benchmark.rows import strict
 from refstack.models import zoo
-from refstack.reporting import charts, palette
+from refstack.reporting import charts, layers, palette
 from refstack.reporting.picture import VERSION
 from refstack.reporting.points import Machine, Point, columns, machines, panels, points
 from refstack.reporting.records import Records
@@ -32,25 +32,24 @@ FACTS = {
     "code": "code", "load_average": "load before",
 }  # fmt: skip
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
-PAPER = {"paper": "paper", "where": None, "threads": None, "ms": None, "memory_mb": None}
+PAPER = {"paper": "the paper (IISWC 2018)", "where": None, "threads": None, "ms": None, "memory_mb": None}
 
 
 def page(records: Records) -> str:
     """The whole page as HTML."""
     found = machines(records.rows)
     shown = points(found)
-    names = charts.names(shown, columns(found))
+    names, heads = charts.names(shown), columns(found)
     script, vega = _own("page.js"), _vega()
     data = {
         "points": shown,
-        "columns": names.columns,
-        "text": [name in (*tables.TEXT, "machine") for name in names.columns],
+        "columns": heads,
+        "text": [name in (*tables.TEXT, "machine") for name in heads],
         "panels": panels(shown),
         "paper": paper()["rows"],
         "onPaper": [metric.field for metric in charts.METRICS if metric.paper],
         "specs": {metric.field: charts.panel(metric, names) for metric in charts.METRICS},
-        "charts": {},
-        "tables": {},
+        **_layers(records),
     }
     environment = Environment(autoescape=True, trim_blocks=False)
     return environment.from_string(_own("page.html.j2")).render(
@@ -62,8 +61,8 @@ def page(records: Records) -> str:
         filters=_filters(shown, names) if shown else [],
         paper=paper(),
         metrics=charts.METRICS,
-        profiles=[],
-        break_evens=[],
+        profiles=[{"network": each["network"], "words": layers.words(each)} for each in records.profiles],
+        break_evens=[{"words": layers.words(each)} for each in records.break_evens],
         failures=[f"{_of(machine, found)}{line}" for machine in found for line in tables.failures(machine.rows)],
         notes=[f"{_of(machine, found)}{line}" for machine in found for line in tables.notes(machine.rows)],
         css=Markup(_own("page.css")),
@@ -72,6 +71,16 @@ def page(records: Records) -> str:
         script=Markup(script),
         data=Markup(_json(data)),
     )
+
+
+def _layers(records: Records) -> dict[str, Any]:
+    """Charts and tables of single layers, by the name of their place in the template."""
+    charts, tables = {}, {}
+    for i, each in enumerate(records.profiles):
+        charts[f"layers-{i}"], tables[f"layers-{i}"] = layers.roofline(each), layers.steps(each)
+    for i, each in enumerate(records.break_evens):
+        charts[f"even-{i}"], tables[f"even-{i}"] = layers.even(each), layers.shares(each)
+    return {"charts": charts, "tables": tables}
 
 
 def paper() -> dict[str, Any]:

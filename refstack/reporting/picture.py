@@ -10,7 +10,7 @@ import vl_convert
 from refstack.benchmark.rows import strict
 from refstack.errors import UsageError
 from refstack.reporting import charts
-from refstack.reporting.points import columns, machines, panels, points
+from refstack.reporting.points import machines, panels, points
 from refstack.reporting.records import Records
 
 WIDTH, HEIGHT, SCALE = 280, 210, 2.0
@@ -33,7 +33,7 @@ def specification(records: Records) -> dict[str, Any]:
     """The picture as Vega-Lite, data inside."""
     found = machines(records.rows)
     shown = points(found)
-    names = charts.names(shown, columns(found))
+    names = charts.names(shown)
     rows = []
     for metric in charts.METRICS:
         drawn = {point["panel"] for point in shown if point[metric.field] is not None and point["top1"] is not None}
