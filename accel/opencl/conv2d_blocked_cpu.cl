@@ -6,8 +6,8 @@
    Where rows are padded or strided, `pad` first copies them as  [column mod st][column / st][VIN]  with zeros at the
    sides. A filter of one pixel needs one residue of columns and every st-th row alone.
 
-   Reads      x;  bias (k rounded up to V,);  w in the order of rs_tile_cpu.cl;  tile int64 {KB};
-              FORMAT 2: table float32 (V,)
+   Reads      x;  bias (k rounded up to V,);  w in the order of rs_tile_cpu.cl and a FORMAT of
+              rs_weights_cpu.cl;  tile int64 {KB}
    Writes     y nchw16c
    Scratch    copies of all images' rows
    Work-item  pad: a row of one block of channels.  conv: an output row (48 pixels where 1x1 at stride 1 knows no rows)
@@ -16,16 +16,9 @@
 #include "rs_cpu.cl"
 #include "rs_tile_cpu.cl"
 
-#if FORMAT == 2
-#define TABLE __global const float *table,
-#define LOOK_UP rs_load(table)
-#else
-#define TABLE
-#define LOOK_UP (rs_vec)(0)
-#endif
 #define ARGUMENTS                                                                                                      \
     __global const float *x, __global float *y, __global const float *bias, __global const rs_stored *w,               \
-        __global const long *tile, TABLE __global float *scratch, const rs_args a
+        __global const long *tile TABLE, __global float *scratch, const rs_args a
 
 RS_INLINE int copied(rs_args a) { return a.pd1 || a.pd3 || a.st1 > 1; }
 RS_INLINE int residues(rs_args a) { return a.s > 1 ? a.st1 : 1; }

@@ -6,14 +6,13 @@
    Which taps fall outside is known when compiling: a 4x4 map needs 100 of its 144 products, a 2x2 map 16 of 36.
    P = 4: one block of output channels x 16 pixels in registers; P = 2: up to four blocks x 4 pixels.
 
-   Reads      x nchw16c;  bias (k rounded up to V,);  w in the order of rs_tile_cpu.cl;  tile int64 {KB};
-              FORMAT 2: table float32 (V,)
+   Reads      x nchw16c;  bias (k rounded up to V,);  w in the order of rs_tile_cpu.cl and a FORMAT of
+              rs_weights_cpu.cl;  tile int64 {KB}
    Writes     y nchw16c
    Work-item  one group of blocks, one image
    Cost       n*k*c * (100 or 16) multiply-adds; at n = 1 the weights' bandwidth bounds it */
-#define VIN V
 #include "rs_cpu.cl"
-#include "rs_tile_cpu.cl"
+#include "rs_weights_cpu.cl"
 
 #define H (P * ST)
 #define AHEAD 64 /* vectors of weights: far enough to hide the way from memory, near enough to be kept in L1 */
@@ -22,6 +21,14 @@
 #else
 #define EACH_PIXEL(f) EACH_4(f)
 #endif
+
+typedef struct {
+    __global const float *x, *bias; /* of this image, this group of blocks */
+    __global const rs_stored *w;
+    __global float *y;
+    rs_vec table;
+    int blocks, activation;
+} rs_image;
 
 RS_INLINE void whole(const rs_image *m, const int KB) {
     rs_vec sum0[16], sum1[4], sum2[4], sum3[4];
@@ -70,16 +77,8 @@ RS_INLINE void whole(const rs_image *m, const int KB) {
     EACH_PIXEL(FINISH)
 }
 
-#if FORMAT == 2
-#define TABLE __global const float *table,
-#define LOOK_UP rs_load(table)
-#else
-#define TABLE
-#define LOOK_UP (rs_vec)(0)
-#endif
-
 RS_ALONE void conv2d_map_cpu(__global const float *x, __global float *y, __global const float *bias,
-                             __global const rs_stored *w, __global const long *tile, TABLE const rs_args a) {
+                             __global const rs_stored *w, __global const long *tile TABLE, const rs_args a) {
     const int blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V), n = get_global_id(0);
     const rs_span g = rs_span_of(get_global_id(1), outs, tile[0]);
     const rs_image m = {.x = x + n * blocks * H * H * V, .bias = bias + g.first * V,

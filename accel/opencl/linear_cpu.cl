@@ -4,22 +4,12 @@
 
    The sum over c is cut into four chains that are added at the end, since one chain would wait for itself.
 
-   Reads      x (n, c);  bias (k rounded up to V,);  w [k / V][c][V k], in the FORMAT of rs_tile_cpu.cl;
-              FORMAT 2: table float32 (V,)
+   Reads      x (n, c);  bias (k rounded up to V,);  w [k / V][c][V k] in a FORMAT of rs_weights_cpu.cl
    Writes     y (n, k)
    Work-item  one block of V features, all images
    Cost       n*k*c multiply-adds; at n = 1 the weights' bandwidth bounds it */
-#define VIN 1
 #include "rs_cpu.cl"
-#include "rs_tile_cpu.cl"
-
-#if FORMAT == 2
-#define TABLE , __global const float *look_up
-#define LOOK_UP rs_load(look_up)
-#else
-#define TABLE
-#define LOOK_UP (rs_vec)(0)
-#endif
+#include "rs_weights_cpu.cl"
 
 /* IMAGES of them against one block. */
 RS_INLINE void block(__global const float *x, __global const rs_stored *w, rs_vec table, rs_vec b, __global float *y,
@@ -44,9 +34,9 @@ RS_INLINE void block(__global const float *x, __global const rs_stored *w, rs_ve
     }
 #define FINISH(i)                                                                                                      \
     if (i < IMAGES) {                                                                                                  \
-        float lanes[V];                                                                                                \
-        *(rs_vec *)lanes = rs_activate_all(b + sum[i][0] + sum[i][1] + sum[i][2] + sum[i][3], a.activation);           \
-        for (int lane = 0; lane < features; lane++) y[i * a.k + lane] = lanes[lane];                                   \
+        rs_lanes sums;                                                                                                 \
+        sums.v = rs_activate_all(b + sum[i][0] + sum[i][1] + sum[i][2] + sum[i][3], a.activation);                     \
+        for (int j = 0; j < features; j++) y[i * a.k + j] = sums.lane[j];                                              \
     }
     EACH_4(FINISH)
 }

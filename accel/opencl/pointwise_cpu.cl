@@ -9,7 +9,8 @@
    Reads      x, or x0 and x1;  batchnorm: bias, mean, a (c rounded up to LANES,);  avgpool: int64 {count_include_pad};
               quantize: double {scale}, int64 {zero_point}
    Writes     y, lanes beyond c as zeros
-   Work-item  relu, add, quantize: 1024 numbers;  batchnorm, globalavgpool: a plane;  maxpool, avgpool: an output row
+   Work-item  relu, add, quantize: 1024 numbers;  batchnorm: a plane;  globalavgpool: a plane (16 of nchw);  maxpool, avgpool: an output
+              row (a plane of nchw)
    Cost       bandwidth */
 #if DOUBLES
 #pragma OPENCL EXTENSION cl_khr_fp64 : enable
@@ -51,30 +52,33 @@ RS_ALONE void batchnorm(__global const rs_real *x, __global rs_real *y, __global
     for (int i = 0; i < pixels; i++) y[i] = (x[i] - m) * s + b;
 }
 
-/* One output row of a plane: f(x, first) for every pixel of a window that lies inside the image. Windows of 2x2 at
-   stride 2, the commonest, have no branch. */
+/* One output row of a plane, or a whole one: take(x) for every pixel of a window that lies inside the image. Windows of
+   2x2 at stride 2, the commonest, have no branch. */
 #define WINDOWS(begin, take, finish)                                                                                   \
-    const int row = get_global_id(0), plane = row / a.p, p = row % a.p;                                                \
-    x += plane * a.h * a.w, y += row * a.q;                                                                            \
-    if (a.r == 2 && a.s == 2 && a.st0 == 2 && a.st1 == 2 && a.dl0 == 1 && a.dl1 == 1 &&                                \
-        !(a.pd0 | a.pd1 | a.pd2 | a.pd3)) {                                                                            \
-        x += 2 * p * a.w;                                                                                              \
-        for (int q = 0; q < a.q; q++) {                                                                                \
-            begin;                                                                                                     \
-            take(x[2 * q]) take(x[2 * q + 1]) take(x[a.w + 2 * q]) take(x[a.w + 2 * q + 1]) finish;                    \
-        }                                                                                                              \
-    } else                                                                                                             \
-        for (int q = 0; q < a.q; q++) {                                                                                \
-            begin;                                                                                                     \
-            for (int r = 0; r < a.r; r++) {                                                                            \
-                const int h = rs_tap(p, r, a.st0, a.dl0, a.pd0, a.h);                                                  \
-                for (int s = 0; s < a.s && h >= 0; s++) {                                                              \
-                    const int w = rs_tap(q, s, a.st1, a.dl1, a.pd1, a.w);                                              \
-                    if (w >= 0) { take(x[h * a.w + w]) }                                                               \
-                }                                                                                                      \
+    const int rows = LANES > 1 ? 1 : a.p, first = get_global_id(0) * rows;                                             \
+    const int pairs = a.r == 2 && a.s == 2 && a.st0 == 2 && a.st1 == 2 && a.dl0 == 1 && a.dl1 == 1 &&                  \
+                      !(a.pd0 | a.pd1 | a.pd2 | a.pd3);                                                                \
+    x += first / a.p * a.h * a.w, y += first * a.q;                                                                    \
+    for (int p = first % a.p, end = p + rows; p < end; p++, y += a.q)                                                  \
+        if (pairs) {                                                                                                   \
+            const int at = 2 * p * a.w;                                                                                \
+            for (int q = 0; q < a.q; q++) {                                                                            \
+                begin;                                                                                                 \
+                take(x[at + 2 * q]) take(x[at + 2 * q + 1]);                                                           \
+                take(x[at + a.w + 2 * q]) take(x[at + a.w + 2 * q + 1]) finish;                                        \
             }                                                                                                          \
-            finish;                                                                                                    \
-        }
+        } else                                                                                                         \
+            for (int q = 0; q < a.q; q++) {                                                                            \
+                begin;                                                                                                 \
+                for (int r = 0; r < a.r; r++) {                                                                        \
+                    const int h = rs_tap(p, r, a.st0, a.dl0, a.pd0, a.h);                                              \
+                    for (int s = 0; s < a.s && h >= 0; s++) {                                                          \
+                        const int w = rs_tap(q, s, a.st1, a.dl1, a.pd1, a.w);                                          \
+                        if (w >= 0) { take(x[h * a.w + w]) }                                                           \
+                    }                                                                                                  \
+                }                                                                                                      \
+                finish;                                                                                                \
+            }
 
 RS_ALONE void maxpool_float32(__global const rs_real *restrict x, __global rs_real *restrict y, const rs_args a) {
 #define LARGEST(v) { const rs_real new = v; most = new > most ? new : new != new ? new : most; }
@@ -94,19 +98,22 @@ RS_ALONE void avgpool(__global const rs_real *restrict x, __global rs_real *rest
 }
 
 RS_ALONE void globalavgpool(__global const float *x, __global float *y, const rs_args a) {
-    const int plane = get_global_id(0), count = a.h * a.w * LANES;
-    rs_vec sum = 0;
-    int i = 0;
-    x += plane * count;
-    for (; i + V <= count; i += V) sum += rs_load(x + i);
+    const int pixels = a.h * a.w;
 #if LANES == 1
-    float rest = 0, lanes[V];
-    for (; i < count; i++) rest += x[i];
-    *(rs_vec *)lanes = sum;
-    for (i = 0; i < V; i++) rest += lanes[i];
-    y[plane] = rest / count;
+    for (int plane = get_global_id(0) * 16, end = min(a.n * a.c, plane + 16); plane < end; plane++) {
+        rs_lanes sums = {.v = 0};
+        float rest = 0;
+        int i = 0;
+        for (; i + V <= pixels; i += V) sums.v += rs_load(x + plane * pixels + i);
+        for (int j = 0; i && j < V; j++) rest += sums.lane[j];
+        for (; i < pixels; i++) rest += x[plane * pixels + i];
+        y[plane] = rest / pixels;
+    }
 #else
-    rs_store(y + plane * V, sum / (float)(a.h * a.w));
+    rs_vec sum = 0;
+    x += get_global_id(0) * pixels * V;
+    for (int i = 0; i < pixels; i++) sum += rs_load(x + i * V);
+    rs_store(y + get_global_id(0) * V, sum / (float)pixels);
 #endif
 }
 

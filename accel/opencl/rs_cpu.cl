@@ -18,6 +18,11 @@ typedef int16 rs_ivec;
 typedef struct __attribute__((packed, aligned(4))) { float16 v; } rs_vec_any;
 typedef struct __attribute__((packed, aligned(4))) { int16 v; } rs_ivec_any;
 
+typedef union {
+    rs_vec v;
+    float lane[V];
+} rs_lanes;
+
 RS_INLINE rs_vec rs_load(__global const float *x) { return ((__global const rs_vec_any *)x)->v; }
 RS_INLINE void rs_store(__global float *y, rs_vec v) { ((__global rs_vec_any *)y)->v = v; }
 RS_INLINE rs_ivec rs_load_int(__global const int *x) { return ((__global const rs_ivec_any *)x)->v; }

@@ -13,19 +13,24 @@ from functools import partial
 from typing import Any, cast
 
 from refstack.backends import packing
+from refstack.backends.opencl import packing_cpu
 from refstack.backends.opencl.devices import Device
-from refstack.backends.opencl.segment import Launch
+from refstack.backends.opencl.segment import Launch, runtime
 from refstack.backends.openmp_rows import (
+    between,
     channels_at_least,
     channels_below,
+    density_at_most,
     depthwise,
     image,
     one_group,
     pixels_at_most,
+    planes_fit,
     small_map,
     tiles_at_least,
     window_3x3,
 )
+from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Need
 from refstack.ops import Conv2d
 from refstack.winograd import F2, F4
@@ -62,8 +67,8 @@ def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
 
 def rows(device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    dense = _dense()
-    return (*dense, *_half(), *_ternary(), *_linear(), *_unpacked(dense), *_pointwise(device))
+    weighted = (*_dense(), *_csr(), *_ternary(), *_int8(), *_linear())
+    return (*weighted, *_half(), *_ternary8(), *_unpacked(weighted), *_pointwise(device))
 
 
 def _row(name: str, run: Launch | tuple[Launch, ...], summary: str, **fields: Any) -> Kernel:
@@ -89,19 +94,21 @@ def copied_rows(v_in: int, case: Case) -> int:
     return 4 * n * -(-c // v_in) * v_in * h * row if _copied(case) else 64
 
 
+def _register_tiles(case: Case) -> tuple[int, ...]:
+    """Rows, or pieces of 48 pixels; images; groups of blocks."""
+    op, (n, k, p, q) = cast(Conv2d, case.op), case.shape
+    flat = op.kernel == op.stride == (1, 1) and not any(op.padding)
+    return -(-p * q // 48) if flat else p, n, groups(packing.blocks_at_once(V, case), k)
+
+
 def _tiles(v_in: int, format: int) -> tuple[Launch, ...]:
     def pad(case: Case) -> tuple[int, ...]:
         n, c, h, _ = case.inputs[0]
         return (n * -(-c // v_in) * h if _copied(case) else 0,)
 
-    def conv(case: Case) -> tuple[int, ...]:
-        op, (n, k, p, q) = cast(Conv2d, case.op), case.shape
-        flat = op.kernel == op.stride == (1, 1) and not any(op.padding)
-        return -(-p * q // 48) if flat else p, n, groups(packing.blocks_at_once(V, case), k)
-
     return tuple(
         alone("conv2d_blocked_cpu", function, size, VIN=v_in, FORMAT=format)
-        for function, size in (("pad", pad), ("conv", conv))
+        for function, size in (("pad", pad), ("conv", _register_tiles))
     )
 
 
@@ -136,11 +143,47 @@ def _half() -> tuple[Kernel, ...]:
     )
 
 
+def _sparse(name: str, summary: str, ternary: int, pack: Callable[..., packing.Packed], *more: Need) -> Kernel:
+    def shares(case: Case) -> int:
+        """Filters of a tile are shared out where tiles alone do not come out even; that changes no sum."""
+        units = runtime().context.devices[0].max_compute_units
+        return units if case.shape[0] * packing_cpu.tiles(V, case) % units else 1
+
+    def conv(case: Case) -> tuple[int, ...]:
+        return shares(case), packing_cpu.tiles(V, case), case.shape[0]
+
+    def planes(case: Case) -> tuple[int, ...]:
+        n, c, _, _ = case.inputs[0]
+        return 0 if packing.Planes.of(V, case).direct else c, packing_cpu.tiles(V, case), n
+
+    def scratch(case: Case) -> int:
+        return 4 * (math.prod(planes(case)) * packing.Planes.of(V, case).channel + 9 * V)
+
+    launches = tuple(
+        alone("conv2d_sparse_cpu", function, size, TERNARY=ternary)
+        for function, size in (("planes", planes), ("conv", conv))
+    )
+    return _row(
+        name, launches, summary, needs=(planes_fit(V), *more), pack=partial(packing_cpu.sparse, V, pack),
+        scratch=scratch, blocks=(V, 2, 4, 8),
+    )  # fmt: skip
+
+
+def _csr() -> tuple[Kernel, ...]:
+    linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
+    return (
+        _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),
+        _row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing.csr_linear, blocks=(4, 16)),
+    )
+
+
 def _ternary() -> tuple[Kernel, ...]:
     decoded = replace(_depthwise("conv2d.ternary.depthwise"), nonfinite="spreads")
     blocked, stem = (partial(packing.ternary_blocked, V, v_in) for v_in in (V, 1))
     return (
         _map("conv2d.ternary.map", TERNARY, partial(packing.ternary_map, V)), decoded,
+        _sparse("conv2d.ternary.planar", "two lists of taps, no multiplications", 1, packing.ternary_planar,
+                density_at_most(0.25)),
         _blocked("conv2d.ternary.stem", "register tiles from 2-bit codes; few plain channels in", 1, TERNARY, stem),
         _blocked("conv2d.ternary.blocked", "register tiles from 2-bit codes", V, TERNARY, blocked),
     )  # fmt: skip
@@ -177,9 +220,61 @@ def _linear() -> tuple[Kernel, ...]:
     )
 
 
+def _int8() -> tuple[Kernel, ...]:
+    return (
+        _int8_blocked("conv2d.int8.stem", "tiles of four-byte dot products; few plain channels in", 4),
+        _int8_map("conv2d.int8.map", packing.int8_map, TERNARY=0),
+        _int8_blocked("conv2d.int8.blocked", "tiles of four-byte dot products", V),
+        _depthwise("conv2d.int8.depthwise"),
+        _row("linear.int8.blocked", alone("linear_int8_cpu", "", lambda case: (blocks(case.shape[1]),)),
+             "four-byte dot products, a vector of features at a time", pack=partial(packing.int8_linear, V),
+             blocks=(V, 4, 16)),
+    )  # fmt: skip
+
+
+def _ternary8() -> tuple[Kernel, ...]:
+    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of int8 run."""
+    return (_int8_map("conv2d.ternary8.map2", packing.ternary8_map, TERNARY=1),)
+
+
+def _int8_blocked(name: str, summary: str, lanes: int) -> Kernel:
+    def framed(case: Case) -> int:
+        op, (n, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
+        top, left, bottom, right = op.padding
+        row = (op.stride[1] if op.kernel[1] > 1 else 1) * -(-(left + w + right) // op.stride[1])
+        return n * -(-c // lanes) * lanes * (top + h + bottom) * row
+
+    def pad(case: Case) -> tuple[int, ...]:
+        op, (n, c, h, _) = cast(Conv2d, case.op), case.inputs[0]
+        return -(-(h + op.padding[0] + op.padding[2]) // 16), n * -(-c // lanes)
+
+    row = _blocked(name, summary, V if lanes == V else 1, DENSE, partial(packing.int8_blocked, V, lanes))
+    launches = tuple(
+        alone("conv2d_int8_blocked_cpu", function, size, CB=lanes)
+        for function, size in (("pad", pad), ("conv", _register_tiles))
+    )
+    return replace(row, run=launches, scratch=framed)
+
+
+def _int8_map(name: str, pack: Callable[[Node, Case], packing.Packed], **defines: int) -> Kernel:
+    def shape(case: Case) -> dict[str, int]:
+        return {"P": case.shape[2], "ST": cast(Conv2d, case.op).stride[0], **defines}
+
+    sizes: dict[str, Size] = {
+        "offset": lambda case: (case.shape[0] * blocks(case.inputs[0][1]),),
+        "conv": lambda case: (case.shape[0], blocks(case.shape[1])),
+    }
+    launches = tuple(
+        replace(alone("conv2d_int8_map_cpu", function, size), defines=shape) for function, size in sizes.items()
+    )
+    row = _map(name, DENSE, partial(pack, V))
+    return replace(row, run=launches, scratch=lambda case: blocks(case.inputs[0][1]) * V * case.inputs[0][0] * math.prod(case.inputs[0][2:]))
+
+
 def _unpacked(listed: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
-    """Half becomes dense where no row of its own reads it as it is."""
-    formats = {"dense": "half"}
+    """What is packed for another format's kernel: half becomes dense and ternary8 int8 where no row of their own reads
+    them as they are, bsr one csr entry for each weight."""
+    formats = {"dense": "half", "csr": "bsr", "int8": "ternary8"}
     return tuple(replace(row, format=formats[row.format]) for row in listed if row.format in formats)
 
 
@@ -215,9 +310,11 @@ def _depthwise(name: str, **fields: Any) -> Kernel:
         n, c, p, q = case.shape
         return -(-p // -(-32 // q)), n * blocks(c)
 
+    whole = ".int8." in name
+    source, pack = ("conv2d_int8_depthwise_cpu", packing.int8_depthwise) if whole else ("conv2d_depthwise_cpu", packing.depthwise)
     return _row(
-        name, alone("conv2d_depthwise_cpu", "conv2d_depthwise_cpu", size), "vectors of channels, 8 pixels in registers",
-        needs=(depthwise,), layouts=(LANES, LANES), pack=partial(packing.depthwise, V), blocks=(V, 2, 4, 8), **fields,
+        name, alone(source, "", size), "vectors of channels, some pixels in registers", needs=(depthwise,),
+        layouts=(LANES, LANES), pack=partial(pack, V), blocks=(V, 2, 4, 8), **fields,
     )  # fmt: skip
 
 
@@ -240,8 +337,14 @@ def _planes(lanes: int) -> Size:
     return lambda case: (_numbers(lanes, case.shape[:2]) // lanes,)
 
 
+def _sixteen(lanes: int) -> Size:
+    """Planes of nchw, one of blocked channels."""
+    return lambda case: (-(-_numbers(lanes, case.shape[:2]) // 16),)
+
+
 def _rows(lanes: int) -> Size:
-    return lambda case: (_numbers(lanes, case.shape[:3]) // lanes,)
+    """Of a blocked plane; all of a plain one."""
+    return lambda case: (_numbers(lanes, case.shape[: 3 if lanes > 1 else 2]) // lanes,)
 
 
 def _pointwise(device: Device) -> tuple[Kernel, ...]:
@@ -256,13 +359,23 @@ def _pointwise(device: Device) -> tuple[Kernel, ...]:
                               blocks=(V,), **packed, **fields))  # fmt: skip
         return found
 
+    def turned(name: str) -> Kernel:
+        def size(case: Case) -> tuple[int, ...]:
+            n, c, h, w = case.shape
+            return -(-h * w // 64), n * blocks(c)
+
+        return _row(f"reorder.{name}.turned", alone("reorder_cpu", f"reorder_{name}", size), "16 x 16 numbers at a time",
+                    needs=(between("nchw", LANES),), blocks=(V,))  # fmt: skip
+
     return (
+        turned("float32"),
+        turned("int8"),
         *both("relu.float32", "relu", _pieces, in_place=True),
         *both("add.float32", "add", _pieces, in_place=True),
         *both("batchnorm.dense", "batchnorm", _planes, packing.batchnorm, exact=False, in_place=True),
         *both("maxpool.float32", "maxpool_float32", _rows),
         *both("maxpool.int8", "maxpool_int8", _rows),
         *both("avgpool.float32", "avgpool", _rows, packing.avgpool, exact=False),
-        *both("globalavgpool.float32", "globalavgpool", _planes, exact=False),
+        *both("globalavgpool.float32", "globalavgpool", _sixteen, exact=False),
         *both("quantize.float32", "quantize", _pieces, packing.quantize, needs=(doubles(device),)),
     )
