@@ -16,6 +16,7 @@ from typing import Any
 
 from refstack.backends import Step
 from refstack.backends.opencl import devices
+from refstack.backends.opencl.packing_gpu import groups_of
 from refstack.errors import BackendUnavailable, UsageError
 from refstack.formats import Array
 from refstack.kernels import Kernel
@@ -83,8 +84,12 @@ def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None =
                 outputs     as for every backend. None: all arrays go to the device before and come back after, between
                             margins that must stay as they were
     """
+    from refstack.backends.opencl.fused import Walk, walkable
     from refstack.backends.opencl.segment import Segment
 
+    chosen = devices.chosen()
+    if outputs is not None and chosen.kind == "gpu" and walkable(steps):
+        return Walk(steps, outputs, groups_of(chosen)).run
     return Segment(steps, outputs).run
 
 
