@@ -16,12 +16,13 @@ typedef struct {
     int x_block, y_block;                       /* channels side by side: 1 for nchw, 16 for nchw16c */
     int to_int8;                                /* the output is int8 (quantized kernels) */
     int parts;                                  /* pieces that a sum is split into, for kernels that split it */
+    int joined;                                 /* the activation of an addition that is done on the way */
 } rs_args;
 
 /* RS_KERNEL name(arguments RS_PLACE) { RS_LOCAL(n) .. }      rs_group of rs_groups; rs_local, n numbers that they share
    RS_EACH(i, count) { .. }                                   one number of many for each work-item */
 #ifdef RS_WALK
-#define RS_KERNEL inline void
+#define RS_KERNEL static inline void
 #define RS_PLACE , const int rs_group, const int rs_groups, __local float *rs_local
 #define RS_LOCAL(numbers)
 #define RS_EACH(i, count)                                                                                              \

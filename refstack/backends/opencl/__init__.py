@@ -16,6 +16,7 @@ from typing import Any
 
 from refstack.backends import Step
 from refstack.backends.opencl import devices
+from refstack.backends.opencl.packing_gpu import groups_of
 from refstack.errors import BackendUnavailable, UsageError
 from refstack.formats import Array
 from refstack.kernels import Kernel
@@ -53,6 +54,15 @@ def device() -> dict[str, Any]:
     return {name: getattr(chosen, name) for name in names}
 
 
+def roof() -> dict[str, float] | None:
+    """The limits of a GPU; those of a processor are the host's."""
+    if devices.chosen().kind != "gpu":
+        return None
+    from refstack.backends.opencl.roofs import measure
+
+    return measure()
+
+
 def hold(threads: int) -> None:
     """A processor's runtime reads its number of threads once, when it is loaded; a GPU has none to hold.
 
@@ -74,8 +84,12 @@ def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None =
                 outputs     as for every backend. None: all arrays go to the device before and come back after, between
                             margins that must stay as they were
     """
+    from refstack.backends.opencl.fused import Walk, walkable
     from refstack.backends.opencl.segment import Segment
 
+    chosen = devices.chosen()
+    if outputs is not None and chosen.kind == "gpu" and walkable(steps):
+        return Walk(steps, outputs, groups_of(chosen)).run
     return Segment(steps, outputs).run
 
 

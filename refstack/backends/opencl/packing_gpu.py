@@ -12,6 +12,7 @@ import numpy as np
 from numpy import ascontiguousarray as contiguous
 
 from refstack.backends import packing
+from refstack.backends.opencl.devices import Device
 from refstack.backends.packing import Packed
 from refstack.graph import Node
 from refstack.kernels import Case
@@ -21,20 +22,38 @@ ITEMS = 256
 """Work-items of a group."""
 
 
+UNIT_GROUPS = 2
+"""Work-groups that a compute unit of a GPU holds at once: 128 registers for each work-item."""
+GROUPS = 264
+"""The same of a whole device, where it is no GPU: those of an H100, so that tests take its paths."""
+
+
+def groups_of(device: Device) -> int:
+    """Work-groups that run at once."""
+    return UNIT_GROUPS * device.compute_units if device.kind == "gpu" else GROUPS
+
+
 @dataclass(frozen=True)
 class Tile:
-    """KT filters x PT pixels by work-items of TK x TP sums, D rows at a time."""
+    """KT filters x PT pixels by work-items of TK x TP sums, D rows at a time, so many portions in local memory."""
 
     kt: int
     pt: int
     tk: int
     tp: int
     d: int
+    stages: int = 3
 
     @property
     def defines(self) -> dict[str, int]:
         """The constants of conv2d_dense_tile.cl."""
-        return {"KT": self.kt, "PT": self.pt, "TK": self.tk, "TP": self.tp, "D": self.d}
+        return {"KT": self.kt, "PT": self.pt, "TK": self.tk, "TP": self.tp, "D": self.d, "STAGES": self.stages}
+
+    @property
+    def room(self) -> int:
+        """Numbers of local memory: the portions, or the teams' sums."""
+        teams = ITEMS * self.tk * self.tp // (self.kt * self.pt)
+        return max(self.stages * self.d * (self.kt + self.pt), (teams > 1) * teams * self.kt * self.pt)
 
     def chunks(self, case: Case) -> int:
         """Portions of D rows of a sum."""

@@ -130,7 +130,9 @@ def _blocked(name: str, summary: str, v_in: int, format: int, pack: Callable[...
 
 def _dense() -> tuple[Kernel, ...]:
     return (
-        _blocked("conv2d.dense.stem", "register tiles; few plain channels in", 1, DENSE, partial(packing.blocked, V, 1)),
+        _blocked(
+            "conv2d.dense.stem", "register tiles; few plain channels in", 1, DENSE, partial(packing.blocked, V, 1)
+        ),
         *(_winograd(m) for m in (4, 2)),
         _map("conv2d.dense.map", DENSE, partial(packing.small_map, V)),
         _blocked("conv2d.dense.blocked", "register tiles", V, DENSE, partial(packing.blocked, V, V)),
@@ -140,7 +142,9 @@ def _dense() -> tuple[Kernel, ...]:
 
 def _half() -> tuple[Kernel, ...]:
     """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of dense weights run."""
-    few = _blocked("conv2d.half.blocked16", "register tiles, two bytes a weight", V, HALF, partial(packing.half_blocked, V))
+    few = _blocked(
+        "conv2d.half.blocked16", "register tiles, two bytes a weight", V, HALF, partial(packing.half_blocked, V)
+    )
     return (
         _map("conv2d.half.map16", HALF, partial(packing.half_map, V)),
         replace(few, needs=(*few.needs, pixels_at_most(16))),
@@ -213,7 +217,9 @@ def _map(name: str, format: int, pack: Callable[..., packing.Packed]) -> Kernel:
 def _linear() -> tuple[Kernel, ...]:
     def one(name: str, format: int, pack: Callable[..., packing.Packed], **fields: Any) -> Kernel:
         launch = alone("linear_cpu", "", lambda case: (blocks(case.shape[1]),), FORMAT=format)
-        return _row(name, launch, "a vector of features at a time, weights read once", pack=pack, blocks=(V, 4), **fields)
+        return _row(
+            name, launch, "a vector of features at a time, weights read once", pack=pack, blocks=(V, 4), **fields
+        )
 
     return (
         one("linear.dense.blocked", DENSE, partial(packing.linear_blocked, V)),

@@ -8,22 +8,11 @@ from typing import cast
 
 from refstack.backends.opencl import packing_gpu as packing
 from refstack.backends.opencl.devices import Device
-from refstack.backends.opencl.packing_gpu import ITEMS, Plan
+from refstack.backends.opencl.packing_gpu import ITEMS, Plan, groups_of
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.packing import half
 from refstack.kernels import Case, Kernel
 from refstack.ops import Conv2d
-
-UNIT_GROUPS = 2
-"""Work-groups that a compute unit of a GPU holds at once: 128 registers for each work-item."""
-GROUPS = 264
-"""The same of a whole device, where it is no GPU: those of an H100, so that tests take its paths."""
-
-
-def groups_of(device: Device) -> int:
-    """Work-groups that run at once."""
-    return UNIT_GROUPS * device.compute_units if device.kind == "gpu" else GROUPS
-
 
 def rows_gpu(device: Device) -> tuple[Kernel, ...]:
     """Best first."""
@@ -52,8 +41,9 @@ def tile_row(op: str, halves: int, planned: Callable[[Case], Plan], variant: str
         return (-(-case.shape[1] * packing.pixels(case) // ITEMS) * ITEMS,)
 
     file = "conv2d_dense_tile"
-    total = Launch(file, each, (ITEMS,), defines, "conv2d_dense_sum")
-    run = Launch(file, size, (ITEMS,), defines, parts=lambda case: planned(case).parts, then=then)
+    total = Launch("conv2d_dense_sum", each, (ITEMS,))
+    run = Launch(file, size, (ITEMS,), defines, parts=lambda case: planned(case).parts, then=then,
+                 room=lambda case: planned(case).tile.room)
     pack = packing.tiled
     return Kernel(
         op, "half" if halves else "dense", "", variant, run,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ LEAST = 16
 
 NUMBERS = (
     *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block",
-    "to_int8", "parts",
+    "to_int8", "parts", "joined",
 )  # fmt: skip
 ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 """rs_args of rs.cl, field for field."""
@@ -48,6 +49,7 @@ class Launch:
     group       work-items of a work-group
     defines     case -> constants of the source; few different ones, since each set is compiled
     parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
+    room        case -> float32 numbers of local memory
     walks       written with RS_KERNEL for groups of any number, so that fused.py may call it
 
     The kernel's arguments are  inputs, y, the packed arrays in order (bias first), scratch if there is any, rs_args.
@@ -60,6 +62,7 @@ class Launch:
     function: str = ""
     parts: Callable[[Case], int] = field(default=lambda case: 1)
     then: Callable[[Case], Launch | None] = field(default=lambda case: None)
+    room: Callable[[Case], int] = field(default=lambda case: 0)
     walks: bool = True
 
     def calls(self, case: Case) -> tuple[Launch, ...]:
@@ -92,9 +95,23 @@ class Runtime:
                 self.programs[key] = self._build(*key)
             return cl.Kernel(self.programs[key], launch.function or launch.source)
 
+    def walk(self, content: str) -> cl.Kernel:
+        """The kernel `walk` of a text that fused.py wrote."""
+        key = (content, ())
+        with self.lock:
+            if key not in self.programs:
+                registers = ["-cl-nv-maxrregcount=128"] if "NVIDIA" in self.device.platform else []
+                self.programs[key] = self._compile("walk", content, registers)
+            return cl.Kernel(self.programs[key], "walk")
+
     def _build(self, source: str, constants: tuple[tuple[str, int], ...]) -> cl.Program:
+        return self._compile(source, text(source, constants), [])
+
+    def _compile(self, source: str, content: str, options: list[str]) -> cl.Program:
         try:
-            return cl.Program(self.context, text(source, constants)).build(self.options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", cl.CompilerWarning)  # some compilers tell how they vectorised
+                return cl.Program(self.context, content).build([*self.options, *options])
         except cl.RuntimeError as error:
             lines = [line for line in str(error).splitlines() if "error" in line][1:] or str(error).splitlines()
             told = "\n".join(f"  {line}" for line in lines[:40])
@@ -121,25 +138,25 @@ def sources() -> Path:
 def text(source: str, constants: Sequence[tuple[str, int]] = ()) -> str:
     """What is compiled: rs.cl, the constants, the file with what it includes; lines are named as in the files."""
     head = [f"#define {name} {value}" for name, value in constants]
-    return "\n".join([*head, _file("rs"), _file(source)])
+    return "\n".join([*head, file_text("rs"), file_text(source)])
 
 
 _INCLUDE = re.compile(r'^#include "(\w+)\.cl"$', re.MULTILINE)
 
 
-def _file(name: str) -> str:
+def file_text(name: str) -> str:
     """Its text with includes resolved here: runtimes disagree on where they look, and caches on what was included."""
     content = (sources() / f"{name}.cl").read_text("utf-8")
 
     def include(match: re.Match[str]) -> str:
         line = content.count("\n", 0, match.start()) + 2
-        return f'{_file(match[1])}\n#line {line} "{name}.cl"'
+        return f'{file_text(match[1])}\n#line {line} "{name}.cl"'
 
     return f'#line 1 "{name}.cl"\n' + _INCLUDE.sub(include, content)
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """pyopencl's errors as refstack's."""
     try:
         yield
@@ -190,17 +207,17 @@ class Segment:
         self.queue = self.runtime.queue(timed)
         values = [array for step in steps for array in (*step.inputs, step.output)]
         scratch = [step.scratch for step in steps if step.scratch.size]
-        with _explained("memory for the steps"):
+        with explained("memory for the steps"):
             self.memory = _Memory(self.runtime, [*values, *scratch], outputs is None)
             self.packed: list[tuple[cl.Buffer, Array]] = []
             self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         written = [*(step.output for step in steps), *scratch]
         poisoned = [] if self.runtime.simulated else written  # a simulator is to see that nobody has written them yet
-        incoming = [*_read_first(steps), *poisoned] if outputs is None else _read_first(steps)
+        incoming = [*read_first(steps), *poisoned] if outputs is None else read_first(steps)
         outgoing = written if outputs is None else outputs
-        self.incoming = [(self.memory.of(array), array) for array in _once(incoming)]
-        self.outgoing = [(array, self.memory.of(array)) for array in _once(outgoing)]
+        self.incoming = [(self.memory.of(array), array) for array in once(incoming)]
+        self.outgoing = [(array, self.memory.of(array)) for array in once(outgoing)]
         changed = {array.ctypes.data for array in written}
         self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
@@ -211,8 +228,7 @@ class Segment:
             given.append(self._weights(array))
             self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        launches = [call for launch in _launches(step) for call in launch.calls(step.case)]
-        wanted = [launch for launch in launches if all(launch.size(step.case))]
+        wanted = [launch for launch in launches(step) if all(launch.size(step.case))]
         return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
 
     def _weights(self, array: Array) -> cl.Buffer:
@@ -243,7 +259,7 @@ class Segment:
 
     def run(self) -> None:
         """Inputs to the device, all kernels, outputs back, one wait."""
-        with _explained("a run"):
+        with explained("a run"):
             if self.guarded:
                 self.memory.mark(self.queue)
             for buffer, array in self.incoming:
@@ -269,7 +285,7 @@ class Segment:
 
     def times(self) -> list[int]:
         """ns of each step, by the device's clock."""
-        with _explained("a run"):
+        with explained("a run"):
             for buffer, array in self.incoming:
                 cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
             events = [[call() for call in calls] for calls in self.calls]
@@ -279,12 +295,13 @@ class Segment:
         return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
-def _launches(step: Step) -> tuple[Launch, ...]:
+def launches(step: Step) -> tuple[Launch, ...]:
+    """All that a step calls, in order."""
     run: Launch | tuple[Launch, ...] = step.kernel.run
-    return run if isinstance(run, tuple) else (run,)
+    return tuple(call for each in (run if isinstance(run, tuple) else (run,)) for call in each.calls(step.case))
 
 
-def _read_first(steps: Sequence[Step]) -> list[Array]:
+def read_first(steps: Sequence[Step]) -> list[Array]:
     """Inputs that no step before has written: they come from outside."""
     written: set[int] = set()
     found: list[Array] = []
@@ -294,7 +311,7 @@ def _read_first(steps: Sequence[Step]) -> list[Array]:
     return found
 
 
-def _once(arrays: Sequence[Array]) -> list[Array]:
+def once(arrays: Sequence[Array]) -> list[Array]:
     """One for each address, the largest."""
     found: dict[int, Array] = {}
     for array in arrays:
@@ -312,7 +329,7 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
-    args["parts"] = _launches(step)[0].parts(case)
+    args["joined"], args["parts"] = -1, launches(step)[0].parts(case)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)

@@ -1,0 +1,62 @@
+/* Tiles on GPUs: copies into local memory that go on while a group computes, results four at a time.
+
+   COPY(to, from, bytes)        4, 8 or 16 bytes, aligned         COPY_IF(c, to, from, at)   one number, or zero
+   COPIES()                     closes a portion of copies        COPIED(n)   all have arrived but the last n portions
+   A barrier comes behind COPIED, since each work-item knows of its own copies alone. NVIDIA's copies are asynchronous
+   (compute capability 8.0 and up); elsewhere they are done when they are asked for. */
+#ifndef RS_COPY
+#define RS_COPY
+#define ITEMS 256
+#define FOUR(p) (*(__global float4 *)(p))
+#define LFOUR(p) (*(__local float4 *)(p))
+
+#if defined(__NV_CL_C_VERSION) && !defined(RS_NO_ASYNC)
+#define LOCAL_AT(p) ((uint)(size_t)(p))
+#define COPY(to, from, bytes)                                                                                          \
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(LOCAL_AT(to)), "l"(from), "n"(bytes) : "memory")
+#define COPY_IF(c, to, from, at)                                                                                       \
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(LOCAL_AT(to)), "l"((from) + ((c) ? (at) : 0)),   \
+                 "r"((c) ? 4 : 0) : "memory")
+#define COPIES() asm volatile("cp.async.commit_group;" ::: "memory")
+#define COPIED(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
+#else
+static inline void rs_copy(__local void *to, __global const void *from, int bytes) {
+    for (int i = 0; i < bytes / 4; i++) ((__local int *)to)[i] = ((__global const int *)from)[i];
+}
+#define COPY(to, from, bytes) rs_copy(to, from, bytes)
+#define COPY_IF(c, to, from, at) *(to) = (c) ? (from)[at] : 0
+#define COPIES()
+#define COPIED(n)
+#endif
+
+/* Four results of filter k, pixels `at` and after, to (n, k, p, q); or to (k, n*p*q) for sums in parts. With `other`
+   they are added to what lies there at the same place. */
+static inline void rs_put4(__global float *y, int k, int at, float four[4], __global const float *other, rs_args a) {
+    const int pixels = a.p * a.q, all = a.n * pixels;
+    for (int e = 0; e < 4 && at + e < all; e++) {
+        const int to = at + e;
+        const size_t place = a.parts > 1 ? (size_t)k * all + to : ((size_t)(to / pixels) * a.k + k) * pixels + to % pixels;
+        if (pixels % 4 == 0) {
+            if (other) {
+                float more[4];
+                vstore4(FOUR(other + place), 0, more);
+                #pragma unroll
+                for (int i = 0; i < 4; i++) four[i] = rs_activate(four[i] + more[i], a.joined);
+            }
+            FOUR(y + place) = vload4(0, four);
+            break;
+        }
+        y[place] = other ? rs_activate(four[e] + other[place], a.joined) : four[e];
+    }
+}
+#endif
+
+#undef JOINED_WITH
+#undef OTHER
+#if JOINED
+#define JOINED_WITH , __global const float *other
+#define OTHER other
+#else
+#define JOINED_WITH
+#define OTHER 0
+#endif
