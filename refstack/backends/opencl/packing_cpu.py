@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from refstack.backends.packing import TILE, UNFOLD, Packed, Planes, contiguous, integers
+from refstack.backends.packing import TILE, UNFOLD, Packed, Planes, half, integers, linear_blocked
 from refstack.formats import Array
 from refstack.graph import Node
 from refstack.kernels import Case
@@ -17,6 +17,11 @@ NARROW = 8
 """Rows of fewer pixels are not worth copying one by one."""
 
 
+def half_linear(v: int, node: Node, case: Case) -> Packed:
+    """(k, c) -> [k/v][c][v k] in two bytes."""
+    return half(linear_blocked(v, node, case))
+
+
 def tiles(v: int, case: Case) -> int:
     """Of an image."""
     _, _, p, q = case.shape
@@ -24,7 +29,7 @@ def tiles(v: int, case: Case) -> int:
 
 
 def sparse(v: int, pack: Callable[[int, Node, Case], Packed], node: Node, case: Case) -> Packed:
-    """What OpenMP's planar kernels get, the geometry of the planes (conv2d_sparse_cpu.cl) in place of a block's size."""
+    """What OpenMP's planar kernels get, with the geometry of the planes (conv2d_sparse_cpu.cl) for a block's size."""
     packed, planes = pack(v, node, case), Planes.of(v, case)
     sizes = integers(int(packed.pop("size")[0]), planes.rows, planes.channel, int(planes.direct))
     scales = {name: packed.pop(name) for name in ("scales",) if name in packed}
@@ -45,4 +50,4 @@ def where(v: int, planes: Planes, case: Case) -> Array:
         at_h = rows * sh + residues - top
     at_w = places * sw + columns * dw - left
     inside = (at_h >= 0) & (at_h < h) & (at_w >= 0) & (at_w < w)
-    return contiguous(np.where(inside, at_h * w + at_w, -1).astype(np.int32).ravel())
+    return np.ascontiguousarray(np.where(inside, at_h * w + at_w, -1).astype(np.int32).ravel())

@@ -13,6 +13,7 @@ from typing import Any
 from refstack.backends import packing
 from refstack.backends.opencl import rows_cpu
 from refstack.backends.opencl.devices import Device
+from refstack.backends.opencl.rows_cpu_plain import doubles
 from refstack.backends.opencl.rows_gpu import rows_gpu
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.openmp_rows import between
@@ -85,7 +86,7 @@ def _pointwise(device: Device) -> tuple[Kernel, ...]:
         one("avgpool.float32.direct", "avgpool", pack=lambda node, case: packing.avgpool(1, node, case), exact=False),
         one("globalavgpool.float32.direct", "globalavgpool", exact=False),
         one("quantize.float32.direct", "quantize", pack=lambda node, case: packing.quantize(1, node, case),
-            needs=(rows_cpu.doubles(device),)),
+            needs=(doubles(device),)),
         one("reorder.float32.direct", "reorder_float32", needs=(across,)),
         one("reorder.int8.direct", "reorder_int8", needs=(across,)),
     )  # fmt: skip

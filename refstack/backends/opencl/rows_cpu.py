@@ -1,291 +1,53 @@
-"""The OpenCL rows for processors: heavy work-items on vectors of 16 lanes (accel/opencl/rs_cpu.cl).
-
-V is 16 on every device: compilers cut a vector into what the processor has. Weights are packed as for OpenMP kernels
-of that width.
-"""
+"""The OpenCL rows for processors: heavy work-items on vectors of 16 lanes (accel/opencl/rs_cpu.cl)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
 
 from refstack.backends import packing
 from refstack.backends.opencl import packing_cpu
 from refstack.backends.opencl.devices import Device
-from refstack.backends.opencl.segment import Launch, runtime
+from refstack.backends.opencl.lanes_cpu import LANES, Pack, Size, V, alone, blocks, groups, phases, row
+from refstack.backends.opencl.rows_cpu_int8 import int8, ternary8
+from refstack.backends.opencl.rows_cpu_plain import plain
+from refstack.backends.opencl.segment import runtime
+from refstack.backends.opencl.tiles_cpu import DENSE, HALF, TERNARY, blocked, depthwise, small_maps
 from refstack.backends.openmp_rows import (
-    between,
     channels_at_least,
-    channels_below,
     density_at_most,
-    depthwise,
-    image,
     one_group,
     pixels_at_most,
     planes_fit,
-    small_map,
     tiles_at_least,
     window_3x3,
 )
-from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Need
-from refstack.ops import Conv2d
 from refstack.winograd import F2, F4
-
-V = 16
-LANES = f"nchw{V}c"
-
-DENSE, HALF, TERNARY = 0, 1, 2
-"""FORMAT of rs_tile_cpu.cl."""
-
-Size = Callable[[Case], tuple[int, ...]]
-
-
-def blocks(channels: int) -> int:
-    """Blocks of V."""
-    return -(-channels // V)
-
-
-def groups(most: int, k: int) -> int:
-    """How many groups of blocks share out k channels (rs_span of rs_cpu.cl)."""
-    outs = blocks(k)
-    return outs // most + outs % most // 2 + outs % most % 2
-
-
-def doubles(device: Device) -> Need:
-    """float64 arithmetic."""
-    return lambda case: None if device.doubles else f"{device.name} has no float64 arithmetic"
-
-
-def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
-    """Work-items that are groups of their own."""
-    return Launch(source, lambda case: (*size(case), 1, 1)[:3], (1, 1, 1), lambda case: defines, function)
 
 
 def rows(device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    weighted = (*_dense(), *_csr(), *_ternary(), *_int8(), *_linear())
-    return (*weighted, *_half(), *_ternary8(), *_unpacked(weighted), *_pointwise(device))
-
-
-def _row(name: str, run: Launch | tuple[Launch, ...], summary: str, **fields: Any) -> Kernel:
-    op, format, variant = name.split(".")
-    return Kernel(op, format, "", f"cpu_{variant}", run, summary=summary, **fields)
-
-
-# Register tiles.
-
-
-def _copied(case: Case) -> bool:
-    """Whether rows are padded or strided, so that they are copied first."""
-    op = cast(Conv2d, case.op)
-    return bool(op.padding[1] or op.padding[3] or op.stride[1] > 1)
-
-
-def copied_rows(v_in: int, case: Case) -> int:
-    """Bytes of the copies; a few where there are none, since an argument needs a buffer."""
-    op, (n, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
-    _, left, _, right = op.padding
-    residues = op.stride[1] if op.kernel[1] > 1 else 1
-    row = residues * -(-(left + w + right) // op.stride[1])
-    return 4 * n * -(-c // v_in) * v_in * h * row if _copied(case) else 64
-
-
-FLAT = 48
-"""Pixels of a work-item where 1x1 at stride 1 knows no rows."""
-
-
-def _flat(case: Case) -> bool:
-    op = cast(Conv2d, case.op)
-    return op.kernel == op.stride == (1, 1) and not any(op.padding)
-
-
-def _register_tiles(case: Case) -> tuple[int, ...]:
-    """Rows, or pieces of so many pixels; images; groups of blocks."""
-    n, k, p, q = case.shape
-    return -(-p * q // FLAT) if _flat(case) else p, n, groups(packing.blocks_at_once(V, case), k)
-
-
-def _tiles(v_in: int, format: int) -> tuple[Launch, ...]:
-    def pad(case: Case) -> tuple[int, ...]:
-        n, c, h, _ = case.inputs[0]
-        return (n * -(-c // v_in) * h if _copied(case) else 0,)
-
-    return tuple(
-        alone("conv2d_blocked_cpu", function, size, VIN=v_in, FORMAT=format)
-        for function, size in (("pad", pad), ("conv", _register_tiles))
-    )
-
-
-def _blocked(name: str, summary: str, v_in: int, format: int, pack: Callable[..., packing.Packed]) -> Kernel:
-    source, few = (LANES, ()) if v_in == V else ("nchw", (channels_below(V),))
-    return _row(
-        name, _tiles(v_in, format), summary, needs=(one_group, *few), layouts=(source, LANES), pack=pack,
-        scratch=partial(copied_rows, v_in), blocks=(V, 2, 4, 8, 12), nonfinite="spreads",
-    )  # fmt: skip
-
-
-def _dense() -> tuple[Kernel, ...]:
-    return (
-        _blocked(
-            "conv2d.dense.stem", "register tiles; few plain channels in", 1, DENSE, partial(packing.blocked, V, 1)
-        ),
-        *(_winograd(m) for m in (4, 2)),
-        _map("conv2d.dense.map", DENSE, partial(packing.small_map, V)),
-        _blocked("conv2d.dense.blocked", "register tiles", V, DENSE, partial(packing.blocked, V, V)),
-        _depthwise("conv2d.dense.depthwise"),
-    )
-
-
-def _half() -> tuple[Kernel, ...]:
-    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of dense weights run."""
-    few = _blocked(
-        "conv2d.half.blocked16", "register tiles, two bytes a weight", V, HALF, partial(packing.half_blocked, V)
-    )
-    return (
-        _map("conv2d.half.map16", HALF, partial(packing.half_map, V)),
-        replace(few, needs=(*few.needs, pixels_at_most(16))),
-    )
-
-
-def _sparse(name: str, summary: str, ternary: int, pack: Callable[..., packing.Packed], *more: Need) -> Kernel:
-    def shares(case: Case) -> int:
-        """Filters of a tile are shared out where tiles alone do not come out even; that changes no sum."""
-        units = runtime().context.devices[0].max_compute_units
-        return units if case.shape[0] * packing_cpu.tiles(V, case) % units else 1
-
-    def conv(case: Case) -> tuple[int, ...]:
-        return shares(case), packing_cpu.tiles(V, case), case.shape[0]
-
-    def planes(case: Case) -> tuple[int, ...]:
-        n, c, _, _ = case.inputs[0]
-        return 0 if packing.Planes.of(V, case).direct else c, packing_cpu.tiles(V, case), n
-
-    def scratch(case: Case) -> int:
-        return 4 * (math.prod(planes(case)) * packing.Planes.of(V, case).channel + 9 * V)
-
-    launches = tuple(
-        alone("conv2d_sparse_cpu", function, size, TERNARY=ternary)
-        for function, size in (("planes", planes), ("conv", conv))
-    )
-    return _row(
-        name, launches, summary, needs=(planes_fit(V), *more), pack=partial(packing_cpu.sparse, V, pack),
-        scratch=scratch, blocks=(V, 2, 4, 8),
-    )  # fmt: skip
-
-
-def _csr() -> tuple[Kernel, ...]:
-    linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
-    return (
-        _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),
-        _row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing.csr_linear, blocks=(4, 16)),
-    )
-
-
-def _ternary() -> tuple[Kernel, ...]:
-    decoded = replace(_depthwise("conv2d.ternary.depthwise"), nonfinite="spreads")
-    blocked, stem = (partial(packing.ternary_blocked, V, v_in) for v_in in (V, 1))
-    return (
-        _map("conv2d.ternary.map", TERNARY, partial(packing.ternary_map, V)), decoded,
-        _sparse("conv2d.ternary.planar", "two lists of taps, no multiplications", 1, packing.ternary_planar,
-                density_at_most(0.25)),
-        _blocked("conv2d.ternary.stem", "register tiles from 2-bit codes; few plain channels in", 1, TERNARY, stem),
-        _blocked("conv2d.ternary.blocked", "register tiles from 2-bit codes", V, TERNARY, blocked),
-    )  # fmt: skip
-
-
-def _map(name: str, format: int, pack: Callable[..., packing.Packed]) -> Kernel:
-    """Four maps of a case: 4x4 or 2x2 outputs, at stride 1 or 2."""
-
-    def size(case: Case) -> tuple[int, ...]:
-        n, k, p, _ = case.shape
-        return n, groups(1 if p == 4 else 4, k)
-
-    def defines(case: Case) -> dict[str, int]:
-        return {"FORMAT": format, "P": case.shape[2], "ST": cast(Conv2d, case.op).stride[0]}
-
-    launch = replace(alone("conv2d_map_cpu", "", size), defines=defines)
-    return _row(
-        name, launch, "a whole 4x4 or 2x2 map in registers, nothing on padding", needs=(one_group, small_map),
-        layouts=(LANES, LANES), pack=pack, blocks=(V, 2 * V, 4 * V), nonfinite="spreads",
-    )  # fmt: skip
-
-
-def _linear() -> tuple[Kernel, ...]:
-    def one(name: str, format: int, pack: Callable[..., packing.Packed], **fields: Any) -> Kernel:
-        launch = alone("linear_cpu", "", lambda case: (blocks(case.shape[1]),), FORMAT=format)
-        return _row(
-            name, launch, "a vector of features at a time, weights read once", pack=pack, blocks=(V, 4), **fields
-        )
-
-    return (
-        one("linear.dense.blocked", DENSE, partial(packing.linear_blocked, V)),
-        one("linear.half.blocked16", HALF, lambda node, case: packing.half(packing.linear_blocked(V, node, case))),
-        one("linear.ternary.blocked", TERNARY, partial(packing.ternary_linear, V), nonfinite="spreads"),
-    )
-
-
-def _int8() -> tuple[Kernel, ...]:
-    return (
-        _int8_blocked("conv2d.int8.stem", "tiles of four-byte dot products; few plain channels in", 4),
-        _int8_map("conv2d.int8.map", packing.int8_map, TERNARY=0),
-        _int8_blocked("conv2d.int8.blocked", "tiles of four-byte dot products", V),
-        _depthwise("conv2d.int8.depthwise"),
-        _row("linear.int8.blocked", alone("linear_int8_cpu", "", lambda case: (blocks(case.shape[1]),)),
-             "four-byte dot products, a vector of features at a time", pack=partial(packing.int8_linear, V),
-             blocks=(V, 4, 16)),
-    )  # fmt: skip
-
-
-def _ternary8() -> tuple[Kernel, ...]:
-    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of int8 run."""
-    return (_int8_map("conv2d.ternary8.map2", packing.ternary8_map, TERNARY=1),)
-
-
-def _int8_blocked(name: str, summary: str, lanes: int) -> Kernel:
-    def framed(case: Case) -> int:
-        op, (n, c, h, w) = cast(Conv2d, case.op), case.inputs[0]
-        top, left, bottom, right = op.padding
-        row = (op.stride[1] if op.kernel[1] > 1 else 1) * -(-(left + w + right) // op.stride[1])
-        if _flat(case):
-            return math.prod(_register_tiles(case)) * FLAT * -(-c // lanes) * lanes
-        return n * -(-c // lanes) * lanes * (top + h + bottom) * row
-
-    def pad(case: Case) -> tuple[int, ...]:
-        op, (n, c, h, _) = cast(Conv2d, case.op), case.inputs[0]
-        return 0 if _flat(case) else -(-(h + op.padding[0] + op.padding[2]) // 16), n * -(-c // lanes)
-
-    row = _blocked(name, summary, V if lanes == V else 1, DENSE, partial(packing.int8_blocked, V, lanes))
-    launches = tuple(
-        alone("conv2d_int8_blocked_cpu", function, size, CB=lanes)
-        for function, size in (("pad", pad), ("conv", _register_tiles))
-    )
-    return replace(row, run=launches, scratch=framed)
-
-
-def _int8_map(name: str, pack: Callable[[Node, Case], packing.Packed], **defines: int) -> Kernel:
-    def shape(case: Case) -> dict[str, int]:
-        return {"P": case.shape[2], "ST": cast(Conv2d, case.op).stride[0], **defines}
-
-    sizes: dict[str, Size] = {
-        "offset": lambda case: (case.shape[0] * blocks(case.inputs[0][1]),),
-        "conv": lambda case: (case.shape[0], blocks(case.shape[1])),
-    }
-    launches = tuple(
-        replace(alone("conv2d_int8_map_cpu", function, size), defines=shape) for function, size in sizes.items()
-    )
-    row = _map(name, DENSE, partial(pack, V))
-    return replace(row, run=launches, scratch=lambda case: blocks(case.inputs[0][1]) * V * case.inputs[0][0] * math.prod(case.inputs[0][2:]))
+    weighted = (*_dense(), *_csr(), *_ternary(), *int8(), *_linear())
+    return (*weighted, *_half(), *ternary8(), *_unpacked(weighted), *plain(device))
 
 
 def _unpacked(listed: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
     """What is packed for another format's kernel: half becomes dense and ternary8 int8 where no row of their own reads
     them as they are, bsr one csr entry for each weight."""
     formats = {"dense": "half", "csr": "bsr", "int8": "ternary8"}
-    return tuple(replace(row, format=formats[row.format]) for row in listed if row.format in formats)
+    return tuple(replace(each, format=formats[each.format]) for each in listed if each.format in formats)
+
+
+def _dense() -> tuple[Kernel, ...]:
+    return (
+        blocked("conv2d.dense.stem", "register tiles; few plain channels in", 1, DENSE, partial(packing.blocked, V, 1)),
+        *(_winograd(m) for m in (4, 2)),
+        small_maps("conv2d.dense.map", DENSE, packing.small_map),
+        blocked("conv2d.dense.blocked", "register tiles", V, DENSE, partial(packing.blocked, V, V)),
+        depthwise("conv2d.dense.depthwise", packing.depthwise),
+    )
 
 
 def _winograd(m: int) -> Kernel:
@@ -295,19 +57,19 @@ def _winograd(m: int) -> Kernel:
     def tiles(case: Case) -> int:
         return case.shape[0] * packing.tile_grid(m, case)[0]
 
-    def rows(channels: Callable[[Case], int]) -> Size:
-        return lambda case: (case.shape[0] * -(-case.shape[2] // m), blocks(channels(case)))
+    def lines(case: Case, channels: int) -> tuple[int, ...]:
+        return case.shape[0] * -(-case.shape[2] // m), blocks(channels)
 
     def scratch(case: Case) -> int:
         return 4 * points * tiles(case) * V * (blocks(case.inputs[0][1]) + blocks(case.shape[1]))
 
     sizes: dict[str, Size] = {
-        "transform": rows(lambda case: case.inputs[0][1]),
+        "transform": lambda case: lines(case, case.inputs[0][1]),
         "multiply": lambda case: (-(-tiles(case) // 48), groups(2, case.shape[1]), points),
-        "finish": rows(lambda case: case.shape[1]),
+        "finish": lambda case: lines(case, case.shape[1]),
     }
-    return _row(
-        f"conv2d.dense.winograd{m}", tuple(alone("conv2d_winograd_cpu", *each, M=m) for each in sizes.items()),
+    return row(
+        f"conv2d.dense.winograd{m}", phases("conv2d_winograd_cpu", sizes, M=m),
         f"F({m},3): {points} products for {9 * m * m}",
         needs=(one_group, window_3x3, channels_at_least(V), tiles_at_least(8, m)), layouts=(LANES, LANES),
         pack=partial(packing.winograd, V, algorithm), scratch=scratch, blocks=(V, 2 * V, m, 2 * m), exact=False,
@@ -315,77 +77,65 @@ def _winograd(m: int) -> Kernel:
     )  # fmt: skip
 
 
-def _depthwise(name: str, **fields: Any) -> Kernel:
-    def size(case: Case) -> tuple[int, ...]:
-        n, c, p, q = case.shape
-        return -(-p // -(-32 // q)), n * blocks(c)
+def _half() -> tuple[Kernel, ...]:
+    """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of dense weights run."""
+    pack = partial(packing.half_blocked, V)
+    few = blocked("conv2d.half.blocked16", "register tiles, two bytes a weight", V, HALF, pack)
+    return (
+        small_maps("conv2d.half.map16", HALF, packing.half_map),
+        replace(few, needs=(*few.needs, pixels_at_most(16))),
+    )
 
-    whole = ".int8." in name
-    source, pack = ("conv2d_int8_depthwise_cpu", packing.int8_depthwise) if whole else ("conv2d_depthwise_cpu", packing.depthwise)
-    return _row(
-        name, alone(source, "", size), "vectors of channels, some pixels in registers", needs=(depthwise,),
-        layouts=(LANES, LANES), pack=partial(pack, V), blocks=(V, 2, 4, 8), **fields,
+
+def _csr() -> tuple[Kernel, ...]:
+    linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
+    return (
+        _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),
+        row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing.csr_linear,
+            blocks=(4, 16)),
     )  # fmt: skip
 
 
-# Layers without weights, for blocked channels and for nchw.
+def _sparse(name: str, summary: str, ternary: int, pack: Pack, *more: Need) -> Kernel:
+    def tile(case: Case) -> tuple[int, ...]:
+        """Filters of a tile are shared out where tiles alone do not come out even; that changes no sum."""
+        tiles, n, units = packing_cpu.tiles(V, case), case.shape[0], runtime().context.devices[0].max_compute_units
+        return units if n * tiles % units else 1, tiles, n
 
-PIECE = 1024
-"""Numbers of a work-item, a multiple of V."""
+    def planes(case: Case) -> tuple[int, ...]:
+        n, c, _, _ = case.inputs[0]
+        return 0 if packing.Planes.of(V, case).direct else c, packing_cpu.tiles(V, case), n
 
+    def scratch(case: Case) -> int:
+        return 4 * (math.prod(planes(case)) * packing.Planes.of(V, case).channel + 9 * V)
 
-def _numbers(lanes: int, shape: tuple[int, ...]) -> int:
-    n, c, *pixels = shape
-    return n * -(-c // lanes) * lanes * math.prod(pixels)
-
-
-def _pieces(lanes: int) -> Size:
-    return lambda case: (-(-_numbers(lanes, case.inputs[0]) // PIECE),)
-
-
-def _planes(lanes: int) -> Size:
-    return lambda case: (_numbers(lanes, case.shape[:2]) // lanes,)
-
-
-def _sixteen(lanes: int) -> Size:
-    """Planes of nchw, one of blocked channels."""
-    return lambda case: (-(-_numbers(lanes, case.shape[:2]) // 16),)
+    return row(
+        name, phases("conv2d_sparse_cpu", {"planes": planes, "conv": tile}, TERNARY=ternary), summary,
+        needs=(planes_fit(V), *more), pack=partial(packing_cpu.sparse, V, pack), scratch=scratch, blocks=(V, 2, 4, 8),
+    )  # fmt: skip
 
 
-def _rows(lanes: int) -> Size:
-    """Of a blocked plane; all of a plain one."""
-    return lambda case: (_numbers(lanes, case.shape[: 3 if lanes > 1 else 2]) // lanes,)
+def _ternary() -> tuple[Kernel, ...]:
+    few = "register tiles from 2-bit codes; few plain channels in"
+    pack, stem = (partial(packing.ternary_blocked, V, v_in) for v_in in (V, 1))
+    return (
+        small_maps("conv2d.ternary.map", TERNARY, packing.ternary_map),
+        replace(depthwise("conv2d.ternary.depthwise", packing.depthwise), nonfinite="spreads"),
+        _sparse("conv2d.ternary.planar", "two lists of taps, no multiplications", 1, packing.ternary_planar,
+                density_at_most(0.25)),
+        blocked("conv2d.ternary.stem", few, 1, TERNARY, stem),
+        blocked("conv2d.ternary.blocked", "register tiles from 2-bit codes", V, TERNARY, pack),
+    )  # fmt: skip
 
 
-def _pointwise(device: Device) -> tuple[Kernel, ...]:
-    def both(name: str, function: str, size: Callable[[int], Size], pack: Callable[..., packing.Packed] | None = None,
-             needs: tuple[Need, ...] = (), **fields: Any) -> list[Kernel]:  # fmt: skip
-        found = []
-        for lanes, layout, only in ((V, LANES, (image,)), (1, "nchw", ())):
-            launch = alone("pointwise_cpu", function, size(lanes), LANES=lanes, DOUBLES=int(device.doubles))
-            packed = {} if pack is None else {"pack": partial(pack, lanes)}
-            variant = f"{name}.{'blocked' if lanes > 1 else 'planar'}"
-            found.append(_row(variant, launch, "vectors", needs=(*only, *needs), layouts=(layout, layout),
-                              blocks=(V,), **packed, **fields))  # fmt: skip
-        return found
-
-    def turned(name: str) -> Kernel:
-        def size(case: Case) -> tuple[int, ...]:
-            n, c, h, w = case.shape
-            return -(-h * w // 64), n * blocks(c)
-
-        return _row(f"reorder.{name}.turned", alone("reorder_cpu", f"reorder_{name}", size), "16 x 16 numbers at a time",
-                    needs=(between("nchw", LANES),), blocks=(V,))  # fmt: skip
+def _linear() -> tuple[Kernel, ...]:
+    def one(name: str, format: int, pack: Pack, nonfinite: str = "exact") -> Kernel:
+        launch = alone("linear_cpu", "", lambda case: (blocks(case.shape[1]),), FORMAT=format)
+        summary = "a vector of features at a time, weights read once"
+        return row(name, launch, summary, pack=partial(pack, V), blocks=(V, 4), nonfinite=nonfinite)
 
     return (
-        turned("float32"),
-        turned("int8"),
-        *both("relu.float32", "relu", _pieces, in_place=True),
-        *both("add.float32", "add", _pieces, in_place=True),
-        *both("batchnorm.dense", "batchnorm", _planes, packing.batchnorm, exact=False, in_place=True),
-        *both("maxpool.float32", "maxpool_float32", _rows),
-        *both("maxpool.int8", "maxpool_int8", _rows),
-        *both("avgpool.float32", "avgpool", _rows, packing.avgpool, exact=False),
-        *both("globalavgpool.float32", "globalavgpool", _sixteen, exact=False),
-        *both("quantize.float32", "quantize", _pieces, packing.quantize, needs=(doubles(device),)),
+        one("linear.dense.blocked", DENSE, packing.linear_blocked),
+        one("linear.half.blocked16", HALF, packing_cpu.half_linear),
+        one("linear.ternary.blocked", TERNARY, packing.ternary_linear, "spreads"),
     )
