@@ -28,7 +28,8 @@ def row(model: str, technique: str, ms: float | None, top1: float | None, **othe
     """One row; `ms` None: it failed."""
     samples = [int(ms * 1e6 * (0.98 + 0.01 * (i // 8))) for i in range(40)] if ms else []
     return {
-        "schema_version": 3, "cell_id": f"{model}{technique}{other}", "status": "ok" if ms else "failed",
+        "schema_version": 3, "refstack_version": "0.1.0", "cell_id": f"{model}{technique}{other}",
+        "status": "ok" if ms else "failed",
         "status_reason": None if ms else "because <b>of</b> it", "model": model, "technique": technique,
         "backend": "openmp", "threads": 1, "batch": 1, "quick": False, "format": "dense", "level": None,
         "weights": "trained", "point": None, "top1": top1, "top1_n": top1 and 10000,

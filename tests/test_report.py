@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import sys
 from itertools import pairwise
@@ -171,14 +172,15 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("made", "where", "value", "message"),
     [
         (profile, ("kind",), "poem", "kind is 'poem', wanted profile or break-even"),
-        (profile, ("networks",), 3, "networks is 3, wanted a list"),
-        (profile, ("networks", 0, "roof", "flops"), 0.0, "network 1: roof: flops is 0.0, wanted more than 0"),
-        (profile, ("networks", 0, "steps", 0, "us"), "fast", "network 1: step 1: us is 'fast', wanted a number"),
-        (profile, ("networks", 0, "steps", 1, "us"), 1e999, "not strict JSON"),
-        (profile, ("networks", 0, "steps", 1), None, "network 1: step 2: got NoneType, wanted an object"),
-        (break_even, ("layers", 0, "even"), None, "layer 1: even is None, wanted text"),
-        (break_even, ("layers", 0, "ratios"), {"0.1": True}, "layer 1: ratios: 0.1 is True, wanted a number"),
-        (break_even, ("layers", 0, "ratios"), {"much": 1.0}, "layer 1: densities are much, wanted numbers from 0 to 1"),
+        (profile, ("kind",), [], "kind is [], wanted profile or break-even"),
+        (profile, ("networks",), 3, "networks is 3, wanted array"),
+        (profile, ("networks", 0, "roof", "flops"), 0.0, "networks[0].roof.flops is 0.0, wanted more than 0"),
+        (profile, ("networks", 0, "steps", 0, "us"), "fast", "networks[0].steps[0].us is 'fast', wanted number"),
+        (profile, ("networks", 0, "steps", 1, "us"), math.nan, "not strict JSON (NaN is not a number of JSON)"),
+        (profile, ("networks", 0, "steps", 1), None, "networks[0].steps[1] is None, wanted object"),
+        (break_even, ("layers", 0, "even"), None, "layers[0].even is None, wanted string"),
+        (break_even, ("layers", 0, "ratios"), {"0.1": True}, "layers[0].ratios.0.1 is True, wanted number"),
+        (break_even, ("layers", 0, "ratios"), {"much": 1.0}, "density 'much' of conv1, wanted a number from 0 to 1"),
     ],
 )
 def test_records_are_not_believed(made: Any, where: tuple[Any, ...], value: Any, message: str, tmp_path: Path) -> None:
@@ -190,10 +192,32 @@ def test_records_are_not_believed(made: Any, where: tuple[Any, ...], value: Any,
         read([record(tmp_path / "r.json", whole)])
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"env": {"cpu": "A CPU"}}, "m dense openmp: env.threads_allowed is missing"),
+        ({"env": {**ENV, "libraries": "all"}}, "m dense openmp: env.libraries is 'all', wanted object"),
+        ({"latency_p50_ms": "fast"}, "latency_p50_ms is 'fast', wanted number or null"),
+    ],
+)
+def test_rows_are_not_believed(other: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=re.escape(message)):
+        read([journal(tmp_path / "j.jsonl", [row("m", "dense", 1.0, 90.0, **other)])])
+
+
+def test_rows_that_lack_what_may_lack_are_shown(tmp_path: Path) -> None:
+    poor = {**row("m", "dense", 1.0, 90.0), "latency_p90_ms": None, "top1_source": None}
+    poorer = {name: value for name, value in row("m", "int8", 1.0, 90.0).items() if not name.startswith("top1")}
+    found = read([journal(tmp_path / "j.jsonl", [poor, poorer])]).rows
+    assert [(tables.COLUMNS["ms p50 (p90)"](each), tables.COLUMNS["top-1 %"](each)) for each in found] == [
+        ("1.00 (-)", "90.00 r"), ("1.00 (1.20)", "-"),
+    ]  # fmt: skip
+
+
 def test_numbers_beyond_any_are_refused(tmp_path: Path) -> None:
     text = json.dumps(profile()).replace("2.5", "1e999")
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(FormatError, match="us is inf, wanted a number"):
+    with pytest.raises(FormatError, match=r"not strict JSON \(1e999 is not a number"):
         read([tmp_path / "r.json"])
 
 

@@ -11,6 +11,7 @@ import pytest
 from reported import break_even, chromium, journal, profile, record, row, rows
 
 import refstack as rs
+from refstack.reporting import page
 
 POINTS = """metric => [...document.querySelectorAll(`[data-metric=${metric}] figure:not([hidden])`)].map(figure =>
     [...figure.querySelectorAll('path[aria-roledescription=point]')].map(mark =>
@@ -182,13 +183,17 @@ def test_text_of_rows_runs_nowhere(browser: Any, tmp_path: Path) -> None:
     assert (found.wrong, found.asked) == ([], [path.as_uri()])
 
 
-def test_thousands_of_rows_are_drawn_on_canvas_and_have_pages(browser: Any, tmp_path: Path) -> None:
-    many = [row("vgg16", "dense", 1 + i / 100, 90 + i % 7 / 10, top1_n=10000 + i) for i in range(2500)]
+def test_many_rows_are_drawn_on_canvas_and_have_pages(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "LINES", 20)
+    monkeypatch.setattr(page, "MARKS", 40)
+    many = [row("vgg16", "dense", 1 + i / 100, 90 + i % 7 / 10, top1_n=10000 + i) for i in range(50)]
     found = Seen(browser, rs.report(journal(tmp_path / "j.jsonl", many), tmp_path / "r.html"))
     assert found.page.locator(".chart canvas").count() == 4
-    assert len(found.lines()) == 200
+    assert len(found.lines()) == 20
     found.page.click("text=next")
-    assert found.page.locator(".pages [role=status]").inner_text() == "rows 201 to 400 of 2500"
+    assert found.page.locator(".pages [role=status]").inner_text() == "rows 21 to 40 of 50"
     assert found.wrong == []
 
 

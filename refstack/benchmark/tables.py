@@ -219,15 +219,15 @@ def _latency(row: Row) -> str:
     return f"{_digits(row['latency_p50_ms'])} ({_digits(row['latency_p90_ms'])})"
 
 
-def _digits(value: float) -> str:
+def _digits(value: float | None) -> str:
     """Three significant digits, no exponent."""
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+    return "-" if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _top1(row: Row) -> str:
     if row["top1"] is None:
         return "-"
-    return f"{row['top1']:.2f}" + ("" if row["top1_source"].startswith("measured") else " r")
+    return f"{row['top1']:.2f}" + ("" if str(row["top1_source"]).startswith("measured") else " r")
 
 
 def _mega(row: Row, field: str) -> str:

@@ -64,9 +64,7 @@ def names(shown: Sequence[Point]) -> Names:
 
 def panel(metric: Metric, names: Names) -> Spec:
     """A trade-off for the page, as wide as the page gives it; the data come from there."""
-    chart = tradeoff(metric, names).properties(width="container", height=230)
-    made: Spec = themed(chart).to_dict()
-    return made
+    return spec(tradeoff(metric, names).properties(width="container", height=230))
 
 
 def tradeoff(metric: Metric, names: Names, panel: int | None = None) -> alt.LayerChart:
@@ -139,11 +137,11 @@ def _paper(metric: Metric, shape: alt.Shape) -> alt.Chart:
     return dots.encode(across(metric, metric.paper or ""), up("top1"), shape)
 
 
-def themed(chart: Any, background: str = "transparent") -> Any:
-    """Text and lines take the page's colours through the signals `ink` and `rule`; a picture has these."""
+def spec(chart: Any, background: str = "transparent") -> Spec:
+    """As Vega-Lite. Text and lines take the colours of the signals `ink` and `rule`, which the page sets."""
     ink, rule = alt.ExprRef("ink"), alt.ExprRef("rule")
     axis = {"labelColor": ink, "titleColor": ink, "domainColor": ink, "tickColor": ink, "gridColor": rule}
-    return (
+    themed = (
         chart.add_params(alt.param(name="ink", value="#1d2125"), alt.param(name="rule", value="#dcdfe3"))
         .configure(background=background, font="system-ui, sans-serif")
         .configure_axis(**axis, labelFontSize=11, titleFontSize=12, titleFontWeight="normal")
@@ -151,3 +149,5 @@ def themed(chart: Any, background: str = "transparent") -> Any:
         .configure_title(color=ink)
         .configure_view(stroke=rule)
     )
+    made: Spec = themed.to_dict(validate=False)  # takes as long again; the tests draw every chart there is
+    return made

@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 
 from refstack.benchmark.machine import limits
-from refstack.reporting.charts import GREY, Spec, said, themed
+from refstack.reporting.charts import GREY, Spec, said, spec
 from refstack.reporting.palette import colours, shapes
 
 Facts = dict[str, Any]
@@ -42,7 +42,7 @@ def roofline(profile: Facts) -> Spec:
         roof.mark_line(color=GREY, strokeWidth=2).encode(across, up),
         steps.encode(across, up, colour, shape, size),
     )
-    return _spec(chart.properties(width="container", height=280))
+    return spec(chart.properties(width="container", height=280))
 
 
 def steps(profile: Facts) -> Facts:
@@ -77,7 +77,7 @@ def even(record: Facts) -> Spec:
     figure = base.mark_text(fontSize=10, color="#111111").encode(alt.Text("ratio:Q", format=".2f"))
     end = alt.Chart(alt.InlineData(values=ends)).mark_text(fontSize=10, color=alt.ExprRef("ink"))
     chart = alt.layer(square, figure, end.encode(across, up, alt.Text("words:N")))
-    return _spec(chart.properties(width="container", height=18 * len(ends)))
+    return spec(chart.properties(width="container", height=18 * len(ends)))
 
 
 def shares(record: Facts) -> Facts:
@@ -129,8 +129,3 @@ def _short(even: str) -> str:
 
 def _table(names: list[str], lines: list[list[str]]) -> Facts:
     return {"columns": names, "text": [name in TEXT for name in names], "lines": [{"cells": line} for line in lines]}
-
-
-def _spec(chart: alt.LayerChart) -> Spec:
-    made: Spec = themed(chart).to_dict()
-    return made

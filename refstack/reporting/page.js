@@ -1,9 +1,7 @@
 "use strict";
 // Which rows the filters leave; those are handed to the charts and to the table. Text goes in as text, never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
-const PAGE = 200; // lines of a table drawn at once
-const MANY = 2000; // more marks than this are drawn on a canvas, not as SVG
-// logLevel 1: errors; that a panel has no numbers of the paper is none
+const { page: PAGE, many: MANY } = data; // lines of a table at once; more marks than this are drawn on a canvas, not as SVG
 const make = (name, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
@@ -71,7 +69,8 @@ const pause = () => new Promise((go) => setTimeout(go));
 const drawn = new Map(); // box -> Vega view
 async function draw(box, spec, label, marks) {
   const options = {
-    logLevel: 1, renderer: marks > MANY ? "canvas" : "svg", ast: true, config: { aria: marks <= MANY },
+    logLevel: 1, // errors; that a panel has no numbers of the paper is none
+    renderer: marks > MANY ? "canvas" : "svg", ast: true, config: { aria: marks <= MANY },
     tooltip: { formatTooltip: said }, actions: { export: true, source: false, compiled: false, editor: false },
     downloadFileName: label.replace(/\W+/g, "-"), loader: { load: () => Promise.reject(new Error("this page loads nothing")) },
   };

@@ -31,6 +31,8 @@ FACTS = {
     "compiler_flags": "flags", "blas": "BLAS", "python": "Python", "libraries": "libraries", "refstack": "refstack",
     "code": "code", "load_average": "load before",
 }  # fmt: skip
+LINES, MARKS = 200, 2000
+"""A table's lines on a page; marks of a chart that are drawn one by one as SVG, which a screen reader can read."""
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 PAPER = {"paper": "the paper (IISWC 2018)", "where": None, "threads": None, "ms": None, "memory_mb": None}
 
@@ -42,6 +44,8 @@ def page(records: Records) -> str:
     names, heads = charts.names(shown), columns(found)
     script, vega = _own("page.js"), _vega()
     data = {
+        "page": LINES,
+        "many": MARKS,
         "points": shown,
         "columns": heads,
         "text": [name in (*tables.TEXT, "machine") for name in heads],

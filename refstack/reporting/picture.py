@@ -42,8 +42,7 @@ def specification(records: Records) -> dict[str, Any]:
     if not rows:
         raise UsageError("nothing to draw: no row has both an accuracy and a time or size; --format md lists them")
     whole = alt.vconcat(*rows).resolve_scale(color="shared", shape="shared", strokeDash="shared")
-    spec: dict[str, Any] = charts.themed(whole, background="white").to_dict()
-    return {**spec, "datasets": {"rows": strict(shown), "paper": []}}
+    return {**charts.spec(whole, background="white"), "datasets": {"rows": strict(shown), "paper": []}}
 
 
 def _panel(metric: charts.Metric, names: charts.Names, each: dict[str, Any]) -> alt.LayerChart:

@@ -9,26 +9,42 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from refstack.benchmark.report import Report
-from refstack.benchmark.rows import Row
+from refstack.benchmark.rows import Row, violations
 from refstack.errors import FormatError
 from refstack.results import load
 
 Facts = dict[str, Any]
 START = re.compile(rb'\s*\{\s*"kind"\s*:')
 MOST_BYTES = 1 << 26
-ROOF = {"threads": float, "flops": float, "read_bytes_per_s": float}
-STEP = {
-    "node": str, "kernel": str, "us": float, "percent": float, "gflop_per_s": float, "gb_per_s": float, "limit": str,
-    "percent_of_roof": float,
-}  # fmt: skip
-LAYER = {"model": str, "layer": str, "problem": str, "dense": str, "csr": str, "ratios": dict, "even": str}
-WORDS = {float: "a number", str: "text", list: "a list", dict: "an object", int: "a whole number"}
+
+
+def _object(**fields: Facts) -> Facts:
+    return {"type": "object", "required": list(fields), "properties": fields}
+
+
+TEXT, NUMBER, ABOVE_0 = {"type": "string"}, {"type": "number"}, {"type": "number", "exclusiveMinimum": 0}
+ROOF = _object(threads={"type": "integer"}, flops=ABOVE_0, read_bytes_per_s=ABOVE_0)
+STEP = _object(
+    node=TEXT, kernel=TEXT, limit=TEXT, us=NUMBER, percent=NUMBER, gflop_per_s=NUMBER, gb_per_s=NUMBER,
+    percent_of_roof=NUMBER,
+)  # fmt: skip
+NETWORK = _object(network=TEXT, roof=ROOF, steps={"type": "array", "items": STEP})
+RATIOS = {"type": "object", "additionalProperties": ABOVE_0}
+LAYER = _object(model=TEXT, layer=TEXT, problem=TEXT, dense=TEXT, csr=TEXT, even=TEXT, ratios=RATIOS)
+ENV = _object(cpu=TEXT)
+MACHINE = _object(cpu=TEXT, threads_allowed={}, compiler={}, blas={}, libraries=_object(numpy={}))
+NO_TOP1 = dict.fromkeys(("top1", "top1_source", "top1_reason"))
+KINDS = {
+    "profile": _object(env=ENV, networks={"type": "array", "items": NETWORK}),
+    "break-even": _object(env=ENV, roof=ROOF, layers={"type": "array", "items": LAYER}),
+}
+"""JSON Schema of a record, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +63,28 @@ class Records:
 def read(paths: Sequence[str | Path], report: Report | None = None) -> Records:
     """Everything in these files.
 
-    Raises      UsageError      a file is not there or holds nothing; FormatError     it is not what refstack writes
+    Raises      UsageError      a file is not there or holds nothing
+                FormatError     it is not what refstack writes
     """
     files = [Path(path) for path in paths]
     others = [path for path in files if _says_its_kind(path)]
     journals = [path for path in files if path not in others]
-    found = Records(load(journals, report) if journals or not others else [])
+    found = Records([_shown(row) for row in load(journals, report)] if journals or not others else [])
     for path in others:
-        record = _object(path)
+        record = _checked(path)
+        cpu = {"cpu": record["env"]["cpu"]}
         if record["kind"] == "profile":
-            found.profiles.extend(_profile(record, str(path)))
-        elif record["kind"] == "break-even":
-            found.break_evens.append(_break_even(record, str(path)))
+            found.profiles.extend({**network, **cpu} for network in record["networks"])
         else:
-            raise FormatError(f"{path}: kind is {record['kind']!r}, wanted profile or break-even")
+            found.break_evens.append({**record, **cpu})
     return found
+
+
+def _shown(row: Row) -> Row:
+    """A row that has what every view names; load asks for less."""
+    for problem in violations(row["env"], MACHINE):
+        raise FormatError(f"{row['model']} {row['technique']} {row['backend']}: env.{problem}: the row cannot be shown")
+    return {**NO_TOP1, **row}
 
 
 def _says_its_kind(path: Path) -> bool:
@@ -71,59 +94,28 @@ def _says_its_kind(path: Path) -> bool:
         return START.match(file.read(100)) is not None
 
 
-def _object(path: Path) -> Facts:
-    """Strict JSON of a bounded size."""
+def _checked(path: Path) -> Facts:
+    """Strict JSON of a bounded size, with the fields of its kind."""
     if path.stat().st_size > MOST_BYTES:
-        raise FormatError(f"{path}: {path.stat().st_size} bytes, such a record is at most {MOST_BYTES}")
+        raise FormatError(f"{path}: {path.stat().st_size} bytes, such a record has at most {MOST_BYTES}")
     try:
-        found: Facts = json.loads(path.read_bytes(), parse_constant=_refused)
+        found: Facts = json.loads(path.read_bytes(), parse_constant=_refused, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not strict JSON ({error})") from None
-    return _checked(found, {"kind": str, "schema_version": int, "env": dict}, str(path))
-
-
-def _profile(record: Facts, where: str) -> list[Facts]:
-    found = []
-    for i, each in enumerate(_checked(record, {"networks": list}, where)["networks"], 1):
-        name = f"{where}: network {i}"
-        _checked(each, {"network": str, "roof": dict, "steps": list}, name)
-        _positive(_checked(each["roof"], ROOF, f"{name}: roof"), ("flops", "read_bytes_per_s"), f"{name}: roof")
-        for j, step in enumerate(each["steps"], 1):
-            _checked(step, STEP, f"{name}: step {j}")
-        found.append({**each, "cpu": str(record["env"].get("cpu"))})
+    if str(found["kind"]) not in KINDS:
+        raise FormatError(f"{path}: kind is {found['kind']!r:.60}, wanted {' or '.join(KINDS)}")
+    for problem in violations(found, KINDS[found["kind"]]):
+        raise FormatError(f"{path}: {problem}: no {found['kind']} of refstack")
+    for layer in found.get("layers", ()):
+        if wrong := [density for density in layer["ratios"] if not re.fullmatch(r"0\.\d{1,9}|1(\.0)?", density)]:
+            raise FormatError(f"{path}: density {wrong[0]!r:.60} of {layer['layer']}, wanted a number from 0 to 1")
     return found
 
 
-def _break_even(record: Facts, where: str) -> Facts:
-    _checked(record, {"layers": list, "roof": dict}, where)
-    _positive(_checked(record["roof"], ROOF, f"{where}: roof"), ("flops", "read_bytes_per_s"), f"{where}: roof")
-    for i, layer in enumerate(record["layers"], 1):
-        name = f"{where}: layer {i}"
-        ratios = _checked(layer, LAYER, name)["ratios"]
-        _checked(ratios, dict.fromkeys(ratios, float), f"{name}: ratios")
-        _positive(ratios, ratios, f"{name}: ratios")
-        if not all(re.fullmatch(r"0\.\d+|1\.0|1", density) for density in ratios):
-            raise FormatError(f"{name}: densities are {', '.join(ratios)}, wanted numbers from 0 to 1")
-    return {**record, "cpu": str(record["env"].get("cpu"))}
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refused(text)
 
 
-def _checked(value: Any, fields: Mapping[str, type], where: str) -> Facts:
-    """The object, if it has these fields with values of these types; numbers are finite."""
-    if not isinstance(value, dict):
-        raise FormatError(f"{where}: got {type(value).__name__}, wanted an object")
-    for name, kind in fields.items():
-        got = value.get(name)
-        fits = isinstance(got, int | float if kind is float else kind) and not isinstance(got, bool)
-        if not fits or (isinstance(got, float) and not math.isfinite(got)):
-            raise FormatError(f"{where}: {name} is {got!r:.80}, wanted {WORDS[kind]}")
-    return value
-
-
-def _positive(value: Facts, names: Sequence[str] | Facts, where: str) -> None:
-    for name in names:
-        if value[name] <= 0:
-            raise FormatError(f"{where}: {name} is {value[name]!r}, wanted more than 0")
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number of JSON")
