@@ -42,7 +42,7 @@ nightly: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	! grep -nE '.{121,}' accel/*/*.[ch]
+	! grep -nE '.{121,}' accel/*/*.[ch] accel/*/*.cl
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
