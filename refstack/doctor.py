@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy
 
 from refstack import datasets
-from refstack.backends import backend, build, openmp
+from refstack.backends import backend, build, opencl, openmp
 from refstack.errors import RefstackError, UsageError
 from refstack.models import MODELS, zoo
 
@@ -37,6 +37,7 @@ def doctor(require: Sequence[str] = ()) -> list[Finding]:
         "numpy": _numpy,
         "compiler": _compiler,
         "openmp": _openmp,
+        "opencl": _opencl,
         "blas": lambda: _backend("blas"),
         "cache": _cache,
         "threads": _threads,
@@ -81,6 +82,15 @@ def _openmp() -> Finding:
     if "-fopenmp" in without:
         return Finding("openmp", False, f"{count}, built without {without}", "apt install gcc libgomp1")
     return Finding("openmp", True, count + (f", built without {without}" if without else ""))
+
+
+def _opencl() -> Finding:
+    """Tries every device, each in a child."""
+    found, how = opencl.devices.devices(), 'pip install "refstack-engine[opencl]"; `refstack devices` lists all'
+    broken = [f"{each.label}: {each.problem}" for each in found if each.problem]
+    used = opencl.devices.chosen()
+    rest = f"; not usable: {'; '.join(broken)}" if broken else ""
+    return Finding("opencl", True, f"{len(opencl.kernels())} kernels on {used.label} ({used.kind}){rest}", how)
 
 
 def _backend(name: str) -> Finding:

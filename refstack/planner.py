@@ -147,9 +147,7 @@ def plan(
     working = [arena[start : start + size] for start, size in zip(offsets[len(spans) :], scratch, strict=True)]
     steps = _packed(drafts, views, working, lean)
     weight_bytes = sum(_weight_bytes(step) for step in steps)
-    segments = tuple(
-        backend(name).lower(tuple(run), threads) for name, run in groupby(steps, key=lambda s: s.kernel.backend)
-    )
+    segments = _segments(steps, views[output.index], threads)
     if lean:
         heap.trim()
     return Plan(
@@ -265,9 +263,20 @@ def _packed(drafts: list[Draft], views: list[Array], working: list[Array], lean:
         kernel, node = draft.choice.kernel, draft.node
         packed = {name: aligned(array) for name, array in kernel.pack(node, draft.case).items()}
         inputs = tuple(views[slot.index] for slot in draft.inputs)
-        kept = _bare(node) if lean and isinstance(kernel.run, str) else node
+        kept = _bare(node) if lean and not callable(kernel.run) else node
         steps.append(Step(kept, draft.case, kernel, inputs, views[draft.output.index], packed, scratch))
     return steps
+
+
+def _segments(steps: list[Step], y: Array, threads: int) -> tuple[Callable[[], None], ...]:
+    """Runs of steps on one backend; of each the outputs that somebody reads behind it."""
+    runs = [(name, list(run)) for name, run in groupby(steps, key=lambda step: step.kernel.backend)]
+    found = []
+    for i, (name, run) in enumerate(runs):
+        read = {y.ctypes.data} | {x.ctypes.data for _, later in runs[i + 1 :] for step in later for x in step.inputs}
+        outputs = [step.output for step in run if step.output.ctypes.data in read]
+        found.append(backend(name).lower(run, threads, outputs))
+    return tuple(found)
 
 
 def _bare(node: Node) -> Node:

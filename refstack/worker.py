@@ -29,7 +29,10 @@ from refstack.errors import RefstackError, UsageError
 if TYPE_CHECKING:
     from typing import Self
 
-POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMEXPR_NUM_THREADS")
+POOLS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "NUMEXPR_NUM_THREADS",
+    "POCL_MAX_PTHREAD_COUNT",
+)  # fmt: skip
 
 
 class ChildFailed(Exception):

@@ -22,6 +22,9 @@ settings.register_profile("nightly", max_examples=5000, **EXPLORING)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
+os.environ.setdefault("POCL_MAX_PTHREAD_COUNT", "2")  # read once, when the runtime is loaded
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Given with "=": a folder that stands alone would move pytest's root, and with it this file, out of sight."""
     parser.addoption("--cifar10", metavar="DIR", help="folder with CIFAR-10 archives, for the tests that read images")

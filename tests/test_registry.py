@@ -166,7 +166,7 @@ def test_backend_by_name() -> None:
         assert backend(name).NAME == name
         assert set(backend(name).FALLBACK) <= set(BACKENDS)
         assert all(row.backend == name for row in backend(name).kernels())
-    with pytest.raises(UsageError, match="unknown backend 'cuda', wanted one of openmp, blas, numpy"):
+    with pytest.raises(UsageError, match="unknown backend 'cuda', wanted one of openmp, opencl, blas, numpy"):
         backend("cuda")
 
 
@@ -175,7 +175,7 @@ def test_rows_of_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     blas, numpy = backend("blas").kernels(), backend("numpy").kernels()
     assert [row.name for row in rows(["blas"])] == [row.name for row in (*blas, *numpy)]
     assert [row.name for row in rows(["numpy", "blas"])] == [row.name for row in (*numpy, *blas)]
-    with pytest.raises(UsageError, match="no backend named, wanted at least one of openmp, blas, numpy"):
+    with pytest.raises(UsageError, match="no backend named, wanted at least one of openmp, opencl, blas, numpy"):
         rows([])
     monkeypatch.setattr(backend("blas"), "unavailable", lambda: "no scipy; try  pip install scipy")
     with pytest.raises(BackendUnavailable, match="backend blas: no scipy; try  pip install scipy"):

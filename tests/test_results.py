@@ -90,7 +90,10 @@ def test_latest_is_the_last_that_is_ok() -> None:
     first, again, failed = row(seed=1), row(seed=2), row(seed=3, ms=None)
     other = row(seed=4, env=ENV | {"host": "there", "key": "other"})
     assert latest([first, failed]) == [first]
+    rebuilt = row(seed=5, env=ENV | {"key": "build"})
     assert latest([failed, first, other, again, failed]) == [again, other]
+    assert latest([first, rebuilt]) == [rebuilt]
+    assert latest([first, rebuilt, again], builds=True) == [again, rebuilt]
     assert machine(first) == machine(row(env=ENV | {"key": "build", "code": "new"})) != machine(other)
 
 

@@ -52,7 +52,7 @@ def test_best_is_the_fastest_within_limits_and_the_runner_up_another_point() -> 
 
 def test_best_answers_for_each_machine_and_tells_doubts() -> None:
     away = [each | {"env": ENV | {"host": "there", "cpu": "other"}, "weights": "drawn"} for each in shelf()]
-    board = row("vgg16", "dense", ms=0.1, backend="opencl", env=ENV | {"device": {"name": "a board", "type": "gpu"}})
+    board = row("vgg16", "dense", ms=0.1, backend="opencl", env=ENV | {"device": {"name": "a board", "kind": "gpu"}})
     found = best([*shelf(), *away, board], 90)
     assert [each.machine for each in found] == ["a processor", "other", "a processor, a board"]
     assert found[1].doubts == ("its weights are drawn: time and bytes are right, the trained ones are not shipped",)

@@ -4,7 +4,7 @@
 
 Each repeat benches three networks pruned and in int8, with one thread: this build, this build again, and a copy whose
 C kernel takes 15 % longer (every thread waits for that share of the time it took). compare then judges both against the
-first. A repeat takes about a minute and a half; leave the machine alone meanwhile, as it is what is measured.
+first. A repeat takes about a minute; leave the machine alone meanwhile: compare does not judge runs of a busy one.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def told(found: Sequence[Comparison]) -> str:
     verdicts = [each.verdict for each in found]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
     changed = [f"{each.model} {each.technique} {each.ratio}" for each in found if each.verdict in ("worse", "better")]
-    return "; ".join([counts, *changed])
+    busy = dict.fromkeys(each.reason for each in found if "busy" in each.reason)
+    return "; ".join([counts, *changed, *busy])
 
 
 def main() -> None:

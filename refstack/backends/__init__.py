@@ -6,23 +6,32 @@ Each module offers
     unavailable()           None, or why it cannot run on this machine and how to change that
     kernels()               its rows, best first
     build_id()              what beside refstack's own files decides what they compute: libraries, compiler, processor
-    lower(steps, threads)   a function without arguments that runs the steps in order
+    lower(steps, threads, outputs)      a function without arguments that runs the steps in order; `outputs` are the
+                            arrays that must hold their values afterwards, None: all. (Arrays of the host hold them
+                            anyway; a device brings back only these.)
+and, if it computes on something else than this process's own threads,
+    stopwatch(steps, threads)           a function that runs the steps and returns ns of each, by a better clock than
+                            the host's around single calls
+    device()                what that is, in facts for a result; its "kind" is cpu or gpu
+    roof()                  its limits, as roofs.measure has them for the host; None if they are the host's
+    hold(threads)           before its first use: as many threads as this process's runs are to have
 ctypes and compilers are touched only below this package, and only when a backend is used.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from refstack.errors import BackendUnavailable, UsageError
 from refstack.formats import Array
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel
 
-BACKENDS = ("openmp", "blas", "numpy")
+BACKENDS = ("openmp", "opencl", "blas", "numpy")
 """Every backend, fastest first."""
 
 
@@ -51,7 +60,9 @@ class Backend(Protocol):
     def unavailable(self) -> str | None: ...
     def kernels(self) -> tuple[Kernel, ...]: ...
     def build_id(self) -> str: ...
-    def lower(self, steps: Sequence[Step], threads: int) -> Callable[[], None]: ...
+    def lower(
+        self, steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None
+    ) -> Callable[[], None]: ...
 
 
 def backend(name: str) -> Backend:
@@ -59,6 +70,46 @@ def backend(name: str) -> Backend:
     if name not in (*BACKENDS, "plugin"):
         raise UsageError(f"unknown backend {name!r}, wanted one of {', '.join(BACKENDS)}")
     return cast(Backend, importlib.import_module(f"refstack.backends.{name}"))
+
+
+def stopwatch(name: str, steps: Sequence[Step], threads: int) -> Callable[[], list[int]]:
+    """A function that runs the steps of one backend in order and returns ns of each."""
+    module = backend(name)
+    own = getattr(module, "stopwatch", None)
+    if own is not None:
+        return cast("Callable[[], list[int]]", own(steps, threads))
+    calls, clock = [module.lower((step,), threads) for step in steps], time.perf_counter_ns
+
+    def times() -> list[int]:
+        found = []
+        for call in calls:
+            start = clock()
+            call()
+            found.append(clock() - start)
+        return found
+
+    return times
+
+
+def device(name: str) -> Mapping[str, Any] | None:
+    """What a backend computes on, if that is not simply this machine's processor; None for another runtime too."""
+    own = getattr(backend(name), "device", None) if name in BACKENDS else None
+    return None if own is None else cast("Mapping[str, Any]", own())
+
+
+def roof(name: str, threads: int) -> Mapping[str, Any]:
+    """What a backend could do at best with so many threads: FMA peak and bandwidth of what it computes on."""
+    from refstack.backends.roofs import measure
+
+    own = getattr(backend(name), "roof", lambda: None)()
+    return measure(threads) if own is None else cast("Mapping[str, Any]", {"threads": threads, **own})
+
+
+def hold(name: str, threads: int) -> None:
+    """Settle how many threads a backend has, where that is one number for a process. UsageError if it is too late."""
+    own = getattr(backend(name), "hold", None)
+    if own is not None:
+        own(threads)
 
 
 def rows(names: Iterable[str]) -> tuple[Kernel, ...]:

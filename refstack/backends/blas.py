@@ -210,7 +210,7 @@ def build_id() -> str:
     return f"{numpy.build_id()}, scipy {scipy.__version__}, numexpr {numexpr.__version__}"
 
 
-def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
+def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None) -> Callable[[], None]:
     """Call each row's function in turn, with BLAS and numexpr held to `threads`."""
     import numexpr
 

@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController, threadpool_info
 
 from refstack.backends import Step
 from refstack.backends.build import cpu_features
-from refstack.formats import FORMATS
+from refstack.formats import FORMATS, Array
 from refstack.kernels import Kernel, Reorder, from_nchw, to_nchw
 from refstack.ops import OPS
 from refstack.reference import layer
@@ -75,7 +75,7 @@ def held(pools: ThreadpoolController, threads: int) -> Iterator[None]:
         yield
 
 
-def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
+def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None) -> Callable[[], None]:
     """Call each row's function in turn, with BLAS held to `threads`."""
     pools = ThreadpoolController()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from refstack.backends import Step, build, openmp_rows
 from refstack.errors import BackendUnavailable
+from refstack.formats import Array
 from refstack.kernels import Kernel, Reorder, layout_block
 from refstack.ops import Window
 
@@ -98,7 +99,10 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def lower(steps: Sequence[Step], threads: int, function: Callable[[Step], Any] | None = None) -> Callable[[], None]:
+def lower(
+    steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None,
+    function: Callable[[Step], Any] | None = None,
+) -> Callable[[], None]:  # fmt: skip
     """One C call and one parallel region for all steps. Pointers are taken here, so the arrays must stay in place.
 
     Args        function    where a step's C function comes from, if not from this library

@@ -42,6 +42,17 @@ def filters(node: Node, case: Case) -> Array:
     return node.weight.decode().reshape(op.out_channels, -1, *op.kernel)
 
 
+def matrix(node: Node, case: Case) -> Packed:
+    """The decoded weight as it is: w (k, c/g, r, s), or (k, c) of a linear layer."""
+    assert node.weight is not None
+    return {"bias": bias(node, case.shape[1]), "weights": contiguous(node.weight.decode())}
+
+
+def half_matrix(node: Node, case: Case) -> Packed:
+    """The same in two bytes a weight, as Half stores them."""
+    return half(matrix(node, case))
+
+
 def pad_axis(array: Array, axis: int, multiple: int) -> Array:
     """Zeros behind one axis, up to a multiple."""
     if array.shape[axis] % multiple == 0:
@@ -288,6 +299,14 @@ def csr_direct(node: Node, case: Case) -> Packed:
     op = cast(Conv2d, case.op)
     taps = np.stack(np.unravel_index(weight.indices, (case.inputs[0][1] // op.groups, *op.kernel)), 1)
     arrays = {"indptr": weight.indptr, "taps": taps.astype(np.int32), "values": weight.values}
+    return {"bias": bias(node, case.shape[1]), **{key: contiguous(array) for key, array in arrays.items()}}
+
+
+def csr_taps(node: Node, case: Case) -> Packed:
+    """As csr_direct for a linear layer, whose columns are channels of one pixel."""
+    weight = entries(node)
+    taps = np.pad(weight.indices[:, None].astype(np.int32), ((0, 0), (0, 2)))
+    arrays = {"indptr": weight.indptr, "taps": taps, "values": weight.values}
     return {"bias": bias(node, case.shape[1]), **{key: contiguous(array) for key, array in arrays.items()}}
 
 

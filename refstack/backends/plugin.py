@@ -31,7 +31,7 @@ from typing import Any
 from refstack.backends import Step, build, openmp, packing
 from refstack.backends.openmp_rows import depthwise, one_group
 from refstack.errors import UsageError
-from refstack.formats import FORMATS
+from refstack.formats import FORMATS, Array
 from refstack.kernels import Case, Kernel, Need
 from refstack.ops import OPS
 
@@ -99,10 +99,10 @@ def build_id() -> str:
     return openmp.build_id()
 
 
-def lower(steps: Sequence[Step], threads: int) -> Callable[[], None]:
+def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None) -> Callable[[], None]:
     """One C call for all steps, as for the kernels that ship with refstack."""
     alone = not all(step.kernel.run.threads for step in steps)
-    return openmp.lower(steps, 1 if alone else threads, lambda step: step.kernel.run.function())
+    return openmp.lower(steps, 1 if alone else threads, function=lambda step: step.kernel.run.function())
 
 
 def kernel(path: str | Path) -> Kernel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 
@@ -34,11 +34,20 @@ class Cell:
 
 
 def sweep(
-    models: Sequence[str], techniques: Sequence[str], backends: Sequence[str], threads: Sequence[int], batch: int
+    models: Sequence[str],
+    techniques: Sequence[str],
+    backends: Sequence[str],
+    threads: Sequence[int],
+    batch: int,
+    single: Collection[str] = ("numpy",),
 ) -> list[Cell]:
-    """Every combination, model by model. `numpy` is the reference and is timed once, with one thread."""
+    """Every combination, model by model.
+
+    Args        single      backends to which threads of this machine mean nothing: `numpy` is the reference and is
+                            timed once, so is a GPU
+    """
     cells = []
     for model, technique, backend in product(models, techniques, backends):
-        counts = threads[:1] if backend == "numpy" else threads
-        cells += [Cell(model, technique, backend, 1 if backend == "numpy" else n, batch) for n in counts]
+        for count in (1,) if backend in single else threads:
+            cells.append(Cell(model, technique, backend, count, batch))
     return list(dict.fromkeys(cells))

@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from refstack.backends import device
 from refstack.backends.build import cache_dir
 from refstack.benchmark import machine
 from refstack.container import write_bytes
@@ -115,7 +116,8 @@ def _machine() -> str:
 
 
 def _group(backend: str, threads: int) -> str:
-    return f"{backend} {threads}"
+    on = device(backend)
+    return f"{backend} {threads}" + (f" {on['platform']} {on['name']}, {on['driver']}" if on else "")
 
 
 def _encode(machines: Machines) -> bytes:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
-from refstack.backends import backend
+from refstack.backends import stopwatch
 from refstack.compare import check_plan
 from refstack.errors import CheckFailed
 from refstack.formats import Array
@@ -48,19 +49,17 @@ def time_steps(plans: Sequence[Checked], x: Array, rounds: int, seconds: float =
     Returns     plan -> step -> samples, the first round left out
     Raises      CheckFailed     the steps one by one do not give the plan's output
     """
-    calls = [[backend(s.kernel.backend).lower((s,), each.plan.threads) for s in each.plan.steps] for each in plans]
-    samples: list[list[list[int]]] = [[[] for _ in steps] for steps in calls]
+    watches = [_watches(each.plan) for each in plans]
+    samples: list[list[list[int]]] = [[[] for _ in each.plan.steps] for each in plans]
     begin = time.perf_counter()
     for turn in range(rounds + 1):
         if turn > LEAST and time.perf_counter() - begin > seconds:
             break
-        for each, steps, taken in zip(plans, calls, samples, strict=True):
+        for each, runs, taken in zip(plans, watches, samples, strict=True):
             with each.plan.lock:
                 each.plan.x[...] = x
-                for call, ns in zip(steps, taken, strict=True):
-                    start = time.perf_counter_ns()
-                    call()
-                    ns.append(time.perf_counter_ns() - start)
+                for ns, found in zip(taken, (ns for run in runs for ns in run()), strict=True):
+                    ns.append(found)
     for each in plans:
         _still(each, each.plan.y, "its steps one by one give another output than the plan")
     return [[ns[1:] for ns in taken] for taken in samples]
@@ -86,6 +85,12 @@ def time_plans(
             samples[i].append(time.perf_counter_ns() - start)
             _still(plans[i], y, "an output of the timed runs differs from the checked one")
     return [ns[1:] for ns in samples]
+
+
+def _watches(plan: Plan) -> list[Callable[[], list[int]]]:
+    """One for each run of steps on one backend."""
+    runs = groupby(plan.steps, key=lambda step: step.kernel.backend)
+    return [stopwatch(name, tuple(run), plan.threads) for name, run in runs]
 
 
 def _still(each: Checked, y: Array, problem: str) -> None:

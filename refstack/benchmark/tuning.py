@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from refstack.backends import rows
+from refstack.backends import hold, rows
 from refstack.benchmark import artifacts, choices, machine, request
 from refstack.benchmark.choices import Found, Kept
 from refstack.benchmark.clock import Checked, checked, time_plans, time_steps
@@ -111,6 +111,7 @@ def tune(
         graph, _ = under(name, whole, technique, one_shot, seed)
         x = preprocess(artifacts.images(name, whole, batch, seed))
         for backend, count in product(usable, counts):
+            hold(backend, count)
             title = f"{name} {technique}, {backend}, {count} thread{'s' * (count > 1)}"
             found = _Run(graph, x, backend, count, lambda text, of=title: report.advance(0, f"{of}: {text}"))
             outcomes.append(found.outcome(name, technique))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refstack.cli.options import Format, Model, OneShot, Technique, Threads, Tuned, View, say, show, words
+from refstack.cli.options import Device, Format, Model, OneShot, Technique, Threads, Tuned, View, say, show, words
 
 if TYPE_CHECKING:
     from refstack.backends import Step
@@ -46,6 +46,7 @@ def points(
 def kernels(
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Only these, separated by commas.")] = None,
     name: Annotated[str, typer.Option("--kernel", "-k", help="Glob over op.format.backend.variant.")] = "*",
+    device: Device = None,
     format: Format = View.table,
 ) -> None:
     """List the registry: every kernel in order of preference, its layouts, and what it needs of a problem."""
@@ -79,6 +80,31 @@ def kernels(
     )
 
 
+def devices(format: Format = View.table) -> None:
+    """List what OpenCL kernels could run on; `*` marks what they do run on, --device chooses another."""
+    from refstack.backends.opencl import devices as found
+    from refstack.errors import BackendUnavailable
+
+    try:
+        used = found.chosen().label
+    except BackendUnavailable:
+        used = ""
+    listed = [
+        {
+            "device": each.label,
+            "used": "*" if each.label == used else "",
+            "kind": each.kind,
+            "compute_units": each.compute_units,
+            "memory_mb": each.memory_bytes >> 20,
+            "local_kb": each.local_bytes >> 10,
+            "driver": each.driver,
+            "problem": each.problem or None,
+        }
+        for each in found.devices()
+    ]
+    show(listed, format, ("compute_units", "memory_mb", "local_kb"))
+
+
 def explain(
     model: Model,
     technique: Technique = "dense",
@@ -87,6 +113,7 @@ def explain(
     threads: Threads = 1,
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 1,
     tuned: Tuned = True,
+    device: Device = None,
     format: Format = View.table,
 ) -> None:
     """The plan of a network: each layer's kernel and layouts, the others with their times, and why some were refused.

@@ -13,6 +13,7 @@ import typer
 from refstack.cli.options import (
     Backend,
     Data,
+    Device,
     Format,
     OneShot,
     Technique,
@@ -68,6 +69,7 @@ def bench(
     tuned: Tuned = True,
     seed: Annotated[int, typer.Option("--seed", help="Of the order of timing, and of drawn weights.")] = 0,
     profile: Annotated[bool, typer.Option("--profile", help="Time every layer instead, beside the roofs.")] = False,
+    device: Device = None,
     view: Annotated[BenchView, typer.Option("--format", "-f", help="What goes to stdout.")] = BenchView.table,
 ) -> None:
     """Time networks under each technique, backend and thread count; every output is checked before it is timed."""
@@ -140,6 +142,7 @@ def evaluate(
     batch: Annotated[int, typer.Option("--batch", help="Images in one run.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", help="Only so many images, classes taking turns.")] = None,
     tuned: Tuned = True,
+    device: Device = None,
     format: Format = View.table,
 ) -> None:
     """Count the images a network gets right, and list those on which it departs from the recorded predictions."""
@@ -192,6 +195,7 @@ def classify(
     threads: Threads = 1,
     top: Annotated[int, typer.Option("--top", help="How many classes.")] = 5,
     tuned: Tuned = True,
+    device: Device = None,
     format: Format = View.table,
 ) -> None:
     """The most likely classes of a picture."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -24,6 +25,21 @@ Backend = Annotated[
 ]
 Tuned = Annotated[bool, typer.Option("--tuning/--no-tuning", help="Use the kernels that `refstack tune` chose here.")]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of one run.")]
+
+
+def _device(name: str | None) -> str | None:
+    """For this process and its children."""
+    if name is not None:
+        os.environ["REFSTACK_DEVICE"] = name
+    return name
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", callback=_device, help="Of OpenCL: cpu, gpu, or part of a name that `refstack devices` lists."
+    ),
+]
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder or archive of images; default: what `refstack data fetch` got.")
 ]

@@ -1,4 +1,4 @@
-"""Verbs that answer questions from result files: best, compare, check, merge."""
+"""Verbs that answer questions from result files: best, compare, check, merge, findings."""
 
 from __future__ import annotations
 
@@ -120,6 +120,41 @@ def merge(
     from refstack.results import merge as run
 
     say(f"{output}: {len(run(results, output, Said()))} rows")
+
+
+def findings(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Journals of bench; without, the record that refstack ships.")
+    ] = None,
+    format: Shape = Page.table,
+) -> None:
+    """Test the claims of the study and of its successor on results: holds, fails, depends, or untested."""
+    from dataclasses import asdict
+
+    from refstack.findings import findings as run
+    from refstack.findings import page, shipped
+    from refstack.results import load
+
+    rows = load(results or shipped(), Said())
+    found = run(rows)
+    if format is Page.md:
+        print(page(found, rows), end="")
+        return
+    about = ("id", "claim", "source", "tested", "run")
+    records: list[dict[str, Any]] = []
+    for each in found:
+        if format is Page.json:
+            head = {name: getattr(each.hypothesis, name) for name in about}
+            cases = [asdict(case) for case in each.cases]
+            records.append({**head, "machine": each.machine, "verdict": each.verdict, "depends_on": each.on or None,
+                            "reason": each.reason, "cases": cases})  # fmt: skip
+        else:
+            text = f"{each.hypothesis.claim} {each.reason}"
+            records.append({"hypothesis": each.hypothesis.id, "verdict": each.words, "claim and reason": text})
+    _print(records, format)
+    for name in dict.fromkeys(each.machine for each in found):
+        verdicts = [each.verdict for each in found if each.machine == name]
+        say(f"{name}: " + ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)))
 
 
 def _by_rule(found: Sequence[Problem]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refstack.cli.measure import INTERRUPTED
-from refstack.cli.options import Format, OneShot, View, numbers, say, show, words
+from refstack.cli.options import Device, Format, OneShot, View, numbers, say, show, words
 
 if TYPE_CHECKING:
     from refstack.benchmark.tuning import Tuning
@@ -24,6 +24,7 @@ def tune(
     one_shot: OneShot = False,
     seed: Annotated[int, typer.Option("--seed", help="Of drawn weights.")] = 0,
     forget: Annotated[bool, typer.Option("--forget", help="Remove all that was kept, and measure nothing.")] = False,
+    device: Device = None,
     format: Format = View.table,
 ) -> None:
     """Time the kernels that could run each layer; bench, explain, evaluate, classify then use the fastest."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refstack.cli.options import Format, View, numbers, say, show, words
+from refstack.cli.options import Device, Format, View, numbers, say, show, words
 from refstack.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def verify(
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Only these, separated by commas.")] = None,
     examples: Annotated[int | None, typer.Option("--examples", help="Problems a kernel, not the profile's.")] = None,
     minutes: Annotated[float, typer.Option("--minutes", help="How long to soak.")] = 60.0,
+    device: Device = None,
     format: Format = View.table,
 ) -> None:
     """Hold kernels against the reference: drawn problems, guard pages, and wrong kernels that must be caught."""

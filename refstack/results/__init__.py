@@ -5,6 +5,7 @@
 Next: reading.py, cells.py, intervals.py, comparing.py, choosing.py, rules.py
 """
 
+from refstack.results.cells import accelerator as accelerator
 from refstack.results.cells import device as device
 from refstack.results.cells import key as key
 from refstack.results.cells import latest as latest
@@ -19,5 +20,6 @@ from refstack.results.reading import load as load
 from refstack.results.rules import check as check
 
 __all__ = [
-    "Interval", "best", "check", "compare", "device", "key", "latency", "latest", "load", "machine", "merge", "ratio",
+    "Interval", "accelerator", "best", "check", "compare", "device", "key", "latency", "latest", "load", "machine",
+    "merge", "ratio",
 ]  # fmt: skip

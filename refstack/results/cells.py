@@ -16,7 +16,7 @@ MACHINE = ("host", "cpu", "cpu_features", "cores_physical", "cores_logical", "th
 
 def key(row: Row) -> tuple[Any, ...]:
     """What was measured: rows with one key answer the same question."""
-    return (*(row.get(name) for name in CELL), (device(row) or {}).get("name"))
+    return (*(row.get(name) for name in CELL), device(row).get("name"))
 
 
 def machine(row: Row) -> str:
@@ -24,10 +24,15 @@ def machine(row: Row) -> str:
     return json.dumps([row["env"].get(name) for name in MACHINE], sort_keys=True)
 
 
-def device(row: Row) -> dict[str, Any] | None:
-    """The accelerator of an OpenCL row; None for a row of the processor."""
-    found = row.get("device") or row["env"].get("device")
-    return found if isinstance(found, dict) else None
+def device(row: Row) -> dict[str, Any]:
+    """What an OpenCL row ran on (`env.device`); nothing for a row of another backend."""
+    return row["env"].get("device") or {}
+
+
+def accelerator(row: Row) -> str | None:
+    """The name of the graphics processor that a row ran on; None if it ran on the machine's processor."""
+    found = device(row)
+    return str(found.get("name")) if found.get("kind") == "gpu" else None
 
 
 def title(row: Row) -> str:
@@ -36,11 +41,14 @@ def title(row: Row) -> str:
     return " ".join(words + ([f"batch {row['batch']}"] if row["batch"] > 1 else []))
 
 
-def latest(rows: Sequence[Row]) -> list[Row]:
-    """One row for each cell, machine and build: the last that is ok, else the last. Order of first appearance."""
+def latest(rows: Sequence[Row], builds: bool = False) -> list[Row]:
+    """One row for each cell and machine: the last that is ok, else the last. Order of first appearance.
+
+    Args        builds      one for each build as well
+    """
     found: dict[Any, Row] = {}
     for row in rows:
-        cell = (key(row), row["env"].get("key"))
+        cell = (key(row), machine(row), row["env"].get("key") if builds else None)
         if row["status"] == "ok" or found.get(cell, row)["status"] != "ok":
             found[cell] = row
     return list(found.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from refstack.benchmark.rows import Row
 from refstack.errors import UsageError
-from refstack.results.cells import device, latest, machine, title
+from refstack.results.cells import accelerator, latest, machine, title
 from refstack.results.intervals import Interval, ratio
 
 
@@ -60,8 +60,8 @@ def best(
 
 
 def _where(row: Row) -> tuple[str, str]:
-    cpu, accelerator = str(row["env"].get("cpu")), device(row)
-    return (f"{cpu}, {accelerator.get('name')}" if accelerator else cpu), machine(row)
+    names = str(row["env"].get("cpu")), accelerator(row)
+    return ", ".join(filter(None, names)), machine(row)
 
 
 def _choice(name: str, rows: list[Row], limits: tuple[float, float, float]) -> Choice:

@@ -129,10 +129,10 @@ class _Pair:
 
     def _unjudged(self, across: bool) -> str:
         """Why times say nothing here, if so."""
-        if any(row["status"] != "ok" for row in (self.base[-1], self.new[-1])):
-            return f"base {self.base[-1]['status']}, new {self.new[-1]['status']}"
         if not across and machine(self.base[-1]) != machine(self.new[-1]):
             return "other machines; --across-machines judges all the same"
+        if any(row["status"] != "ok" for row in (self.base[-1], self.new[-1])):
+            return f"base {self.base[-1]['status']}, new {self.new[-1]['status']}"
         for row in (*self.base, *self.new):
             load, processors = row["env"].get("load_average") or [0.0], row["env"].get("threads_allowed") or 1
             if load[0] > BUSY * processors:
@@ -152,8 +152,8 @@ class _Pair:
         )  # fmt: skip
 
     def _failures(self) -> tuple[str, str]:
-        """A cell that no longer runs is worse, whatever the machine."""
-        worse = self.base[-1]["status"] == "ok" and self.new[-1]["status"] in ("failed", "timeout")
+        """A cell that no longer runs is worse."""
+        worse = self.reason in ("base ok, new failed", "base ok, new timeout")
         reason = f"{self.reason}: {self.new[-1]['status_reason']}" if worse else self.reason
         return ("worse" if worse else "inconclusive"), reason
 
@@ -231,4 +231,4 @@ def _tell(pairs: list[tuple[list[Row], list[Row]]], bases: int, news: int, repor
 
 
 def _weights(runs: list[Row]) -> Any:
-    return runs[-1].get("artifact_sha256"), (device(runs[-1]) or {}).get("driver")
+    return runs[-1].get("artifact_sha256"), device(runs[-1]).get("driver")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refstack.benchmark.rows import Row
-from refstack.results.cells import latest, machine, title
+from refstack.results.cells import accelerator, device, latest, machine, title
 from refstack.results.intervals import blocks, latency
 
 SHRINKBENCH = "Blalock et al. 2020, What is the State of Neural Network Pruning?, arXiv 2003.03033, section 6"
@@ -61,7 +61,7 @@ class Problem:
 
 def check(rows: Sequence[Row]) -> list[Problem]:
     """Every problem by every rule of RULES, errors first; of each cell the last row counts."""
-    rows = latest(rows)
+    rows = latest(rows, builds=True)
     found = [
         Problem(rule.id, rule.level, where, problem, rule.source)
         for rule in RULES
@@ -232,8 +232,11 @@ def _honest(rows: Sequence[Row]) -> Found:
 
 def _roof(row: Row) -> str:
     roofs = {roof["threads"]: roof["flops"] for roof in row["env"].get("roofs") or ()}
-    flops, formats = roofs.get(row["threads"]), set((row.get("format") or "").split("+"))
-    if not flops or not row.get("macs") or not formats <= WHOLE or row["backend"] == "opencl":
+    formats = set((row.get("format") or "").split("+"))
+    flops = roofs.get(row["threads"])
+    if accelerator(row):
+        flops = (device(row).get("roof") or {}).get("flops")
+    if not flops or not row.get("macs") or not formats <= WHOLE:
         return ""
     reached = 2 * row["macs"] * row["batch"] / (row["latency_p50_ms"] * 1e-3)
     if reached <= SAVED * flops:

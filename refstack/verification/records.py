@@ -57,10 +57,10 @@ class Record:
 
 @cache
 def code_sha256(apart: Sequence[str]) -> str:
-    """Of every source file of refstack, Python and C, but those below the files and folders `apart`."""
-    package = Path(refstack.__file__).resolve().parent
+    """Of every source file of refstack, Python, C and OpenCL, but those below the files and folders `apart`."""
+    package, native = Path(refstack.__file__).resolve().parent, openmp.sources().parent
     digest = hashlib.sha256()
-    for folder, pattern in ((package, "*.py"), (openmp.sources(), "*.[ch]")):
+    for folder, pattern in ((package, "*.py"), (native, "*.[ch]"), (native, "*.cl")):
         for path in sorted(folder.rglob(pattern)):
             name = path.relative_to(folder)
             if name.parts[0] not in apart:
