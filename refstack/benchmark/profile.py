@@ -111,7 +111,7 @@ def networks(
             yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[used, count], steps
 
 
-def record(found: Iterable[tuple[str, Facts, list[StepProfile]]]) -> Facts:
+def record(found: Iterable[tuple[str, Mapping[str, Any], list[StepProfile]]]) -> Facts:
     """What `networks` gave, as JSON that says what it is and where it was measured; `refstack report` draws it."""
     profiles = [
         {"network": title, "roof": roof, "steps": [step.against(roof) for step in steps]}
