@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from refstack.backends import packing
+from refstack.backends import packing, packing_images
 from refstack.kernels import Case, Kernel, Need, Reorder
 from refstack.ops import Conv2d
 from refstack.winograd import F2, F4, Winograd
@@ -91,6 +91,27 @@ def density_at_most(most: float) -> Need:
         return None if case.density <= most else f"density is {case.density:.2f}, this kernel is for at most {most}"
 
     return need
+
+
+def images_fill(v: int) -> Need:
+    """Vectors of images: at least half of their lanes must be used."""
+
+    def need(case: Case) -> str | None:
+        n = case.inputs[0][0]
+        lanes = -(-n // v) * v
+        return None if 2 * n > lanes else f"{n} images fill {n} of {lanes} lanes, this kernel needs more than half"
+
+    return need
+
+
+def window_of_images(case: Case) -> str | None:
+    op = cast(Conv2d, case.op)
+    if op.dilation != (1, 1) or op.stride not in ((1, 1), (2, 2)) or op.kernel not in ((1, 1), (3, 3)):
+        return (
+            f"kernel {op.kernel}, stride {op.stride}, dilation {op.dilation}; this kernel needs 1x1 or 3x3 at stride "
+            "1 or 2 without dilation"
+        )
+    return None
 
 
 def pixels_at_most(most: int) -> Need:
@@ -258,6 +279,9 @@ def _half(v: int) -> tuple[Kernel, ...]:
 
 def _csr(v: int) -> tuple[Kernel, ...]:
     return (
+        _row("conv2d.csr.images", "conv2d_csr_images", "vectors of one pixel of many images, sums in registers",
+             needs=(one_group, window_of_images, images_fill(v)), layouts=(f"nchw{v}c",) * 2,
+             pack=partial(packing_images.csr_images, v), blocks=(v, 4, 8)),
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
              needs=(planes_fit(v),), pack=partial(packing.csr_planar, v), blocks=(v, 2, 4, 8)),
         _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),
