@@ -86,6 +86,13 @@ def planes_fit(v: int) -> Need:
     return need
 
 
+def density_at_least(least: float) -> Need:
+    def need(case: Case) -> str | None:
+        return None if case.density >= least else f"density is {case.density:.2f}, this kernel is for at least {least}"
+
+    return need
+
+
 def density_at_most(most: float) -> Need:
     def need(case: Case) -> str | None:
         return None if case.density <= most else f"density is {case.density:.2f}, this kernel is for at most {most}"
@@ -93,13 +100,22 @@ def density_at_most(most: float) -> Need:
     return need
 
 
-def images_fill(v: int) -> Need:
-    """Vectors of images: at least half of their lanes must be used."""
+def images_pay(v: int) -> Need:
+    """Vectors of images: how many of their lanes must be used so that they beat vectors of pixels (docs/sparse.md)."""
 
     def need(case: Case) -> str | None:
-        n = case.inputs[0][0]
-        lanes = -(-n // v) * v
-        return None if 2 * n > lanes else f"{n} images fill {n} of {lanes} lanes, this kernel needs more than half"
+        n, _, p, q = case.shape
+        images = packing_images.Images(case, v)
+        if images.columns:
+            used, least = images.count, 0.25
+        elif p * q <= 16 or cast(Conv2d, case.op).stride == (2, 2):
+            used, least = n, 0.5
+        elif p * q <= 256:
+            used, least = n, 0.8
+        else:
+            return f"output is {p}x{q} at stride 1, this kernel is for at most 256 pixels"
+        lanes = -(-used // v) * v
+        return None if used >= least * lanes else f"{used} of {lanes} lanes are used, this kernel needs {least:.0%}"
 
     return need
 
@@ -278,9 +294,12 @@ def _half(v: int) -> tuple[Kernel, ...]:
 
 
 def _csr(v: int) -> tuple[Kernel, ...]:
+    """Where much is left and many tiles share the larger weights, Winograd is faster, zeros and all (docs/sparse.md)."""
     return (
+        replace(_winograd(v, 4), format="csr", summary="decoded: F(4,3), where much is left",
+                needs=(*_winograd(v, 4).needs, tiles_at_least(64, 4), density_at_least(0.3))),
         _row("conv2d.csr.images", "conv2d_csr_images", "vectors of one pixel of many images, sums in registers",
-             needs=(one_group, window_of_images, images_fill(v)), layouts=(f"nchw{v}c",) * 2,
+             needs=(one_group, window_of_images, images_pay(v)), layouts=(f"nchw{v}c",) * 2,
              pack=partial(packing_images.csr_images, v), blocks=(v, 4, 8)),
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
              needs=(planes_fit(v),), pack=partial(packing.csr_planar, v), blocks=(v, 2, 4, 8)),

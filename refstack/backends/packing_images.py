@@ -14,7 +14,7 @@ from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import Conv2d
 
-ROOM = 2**15  # numbers in a thread's buffer of lines: conv2d_csr_images.c
+ROOM = 2**14  # numbers in a thread's buffer of lines: conv2d_csr_images.c
 SUMS = 2**16  # numbers in a thread's buffer of sums
 COLS = 4  # pixels of a tile's row
 ITEMS = 4  # work items that there should be at least, for threads to share
@@ -43,10 +43,16 @@ class Images:
         return self.maps or self.op.kernel == (1, 1)
 
     @property
+    def count(self) -> int:
+        """Columns."""
+        n, _, p, q = self.case.shape
+        return n if self.maps else n * p * q
+
+    @property
     def vectors(self) -> int:
         """Vectors of an item."""
         if self.columns:
-            return 4
+            return min(4, 1 << (-(-self.count // self.v) - 1).bit_length())
         return COLS * (4 if self.op.stride[0] == 1 and self.v == 16 else 2)
 
     @property
@@ -65,10 +71,9 @@ class Images:
     def items(self) -> int:
         """Work items of a chunk."""
         n, _, p, q = self.case.shape
-        groups = -(-n // self.v)
         if self.columns:
-            return -(-groups * (1 if self.maps else p * q) // self.vectors)
-        return groups * -(-p // (self.vectors // COLS)) * -(-q // COLS)
+            return -(-self.count // (self.vectors * self.v))
+        return -(-n // self.v) * -(-p // (self.vectors // COLS)) * -(-q // COLS)
 
 
 def blocked(v: int, channels: Array, pixels: int, pixel: Array | int) -> Array:
@@ -104,7 +109,7 @@ def csr_images(v: int, node: Node, case: Case) -> Packed:
         k, c = k * pixels, c * case.inputs[0][2] * case.inputs[0][3]
     taps = 1 if m.columns else 9
     channel, tap = np.divmod(columns.astype(np.int64), taps)
-    size = max(1, min(c, L1_BYTES // (4 * v * m.lines)) // v) * v
+    size = max(1, min(c, L1_BYTES // (4 * v * m.lines), ROOM // (v * m.lines)) // v) * v
     chunk = min(k, SUMS // (m.vectors * v), -(-k // -(-ITEMS // m.items) // v) * v)
     blocks, chunks = -(-c // size), -(-k // chunk)
     share = np.minimum(chunk, k - np.arange(chunks) * chunk)
