@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy import ascontiguousarray as contiguous
 
-from refstack.backends.packing import L1_BYTES, Packed, bias, entries, integers
+from refstack.backends.packing import L1_BYTES, Packed, bias, by_count, entries, integers
 from refstack.formats import Array
 from refstack.graph import Node
 from refstack.kernels import Case
@@ -114,19 +114,14 @@ def csr_images(v: int, node: Node, case: Case) -> Packed:
     blocks, chunks = -(-c // size), -(-k // chunk)
     share = np.minimum(chunk, k - np.arange(chunks) * chunk)
     # one visit for each (chunk, block, filter of the chunk), in this order
-    base = rows // chunk * chunk * blocks + channel // size * share[rows // chunk]
-    counts = np.bincount(base + rows % chunk, minlength=k * blocks)
+    visit = rows // chunk * chunk * blocks + channel // size * share[rows // chunk] + rows % chunk
     filters = np.concatenate([np.tile(np.arange(n), blocks) for n in share])
-    group = np.concatenate([np.repeat(np.arange(blocks), n) + i * blocks for i, n in enumerate(share)])
-    visits = np.lexsort((filters, counts, group))
-    place = np.empty_like(visits)
-    place[visits] = np.arange(len(visits))
-    order = np.argsort(place[base + rows % chunk], kind="stable")
-    ends = np.concatenate([[0], np.cumsum(counts[visits])])
+    part = np.concatenate([np.repeat(np.arange(blocks), n) + i * blocks for i, n in enumerate(share)])
+    order, filters, ends = by_count(visit, filters, part)
     line = tap // 3 * m.row + tap % 3 if taps > 1 else 0
     offsets = (channel % size * m.lines + line) * v
     return {
-        "bias": start, "ends": ends.astype(np.int32), "filters": filters[visits].astype(np.int32),
+        "bias": start, "ends": ends, "filters": filters,
         "offsets": contiguous(offsets[order].astype(np.uint16)), "values": contiguous(values[order]),
         "sizes": integers(size, chunk, m.vectors, m.maps),
     }  # fmt: skip
