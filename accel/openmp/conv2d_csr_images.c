@@ -60,8 +60,8 @@ RS_INLINE layer layer_of(const rs_args *a) {
     m.c = rs_ceil(a->c, RS_V), m.k = rs_ceil(a->k, RS_V), m.inside = a->h * a->w, m.outside = a->p * a->q;
     if (sizes[3]) m.c *= m.inside, m.k *= m.outside, m.inside = m.outside = 1;
     m.columns = sizes[3] || a->r * a->s == 1;
-    const int64_t tiles = rs_ceil(a->p, m.vectors / COLS) * rs_ceil(a->q, COLS);
-    m.items = m.columns ? rs_ceil(a->n * m.outside, m.vectors * RS_V) : rs_ceil(a->n, RS_V) * tiles;
+    if (m.columns) m.items = rs_ceil(a->n * m.outside, m.vectors * RS_V);
+    else m.items = rs_ceil(a->n, RS_V) * rs_ceil(a->p, m.vectors / COLS) * rs_ceil(a->q, COLS);
     return m;
 }
 
@@ -163,7 +163,15 @@ typedef struct {
     int first, last;
 } pass;
 
-/* R * C sums, SETS of them where those alone would wait for themselves; lines PITCH apart by rows, STEP by columns. */
+/* One stored weight. Lines lie PITCH apart by rows of sums, STEP by columns. */
+RS_INLINE void add(const float *from, float value, rs_vec *acc, const int R, const int C, const int PITCH,
+                   const int STEP) {
+    RS_OPAQUE(from);
+    const rs_vec w = rs_all(value);
+    RS_UNROLL for (int v = 0; v < R * C; v++) acc[v] += w * rs_load(from + (v / C * PITCH + v % C) * STEP * RS_V);
+}
+
+/* R * C sums for each filter, SETS of them where those alone would wait for themselves. */
 RS_INLINE void visit(const pass *t, const int R, const int C, const int PITCH, const int STEP, const int SETS) {
     const int32_t *ends = t->a->pack[0], *filters = t->a->pack[1];
     const uint16_t *offset = t->a->pack[2];
@@ -177,17 +185,13 @@ RS_INLINE void visit(const pass *t, const int R, const int C, const int PITCH, c
         RS_UNROLL for (int j = 1; j < SETS; j++) RS_UNROLL for (int v = 0; v < T; v++) acc[j][v] = (rs_vec){0};
         int64_t e = ends[i];
         const int64_t end = ends[i + 1];
-        for (; e + SETS <= end; e += SETS)
-            RS_UNROLL for (int j = 0; j < SETS; j++) {
-                const float *from = t->lines + offset[e + j];
-                RS_OPAQUE(from);
-                const rs_vec w = rs_all(value[e + j]);
-                RS_UNROLL for (int v = 0; v < T; v++)
-                    acc[j][v] += w * rs_load(from + (v / C * STEP * PITCH + v % C * STEP) * RS_V);
-            }
-        for (; SETS > 1 && e < end; e++) /* tiles have one set */
-            RS_UNROLL for (int v = 0; v < T; v++)
-                acc[0][v] += rs_all(value[e]) * rs_load(t->lines + offset[e] + v * RS_V);
+        for (; SETS > 1 && e + 4 <= end; e += 4) { /* sixteen sums have enough to do beside it */
+            uint64_t four; /* offsets by one load: loads are what bounds few sums */
+            memcpy(&four, offset + e, sizeof four);
+            RS_UNROLL for (int j = 0; j < 4; j++)
+                add(t->lines + (uint16_t)(four >> 16 * j), value[e + j], acc[j % SETS], R, C, PITCH, STEP);
+        }
+        for (; e < end; e++) add(t->lines + offset[e], value[e], acc[0], R, C, PITCH, STEP);
         RS_UNROLL for (int v = 0; v < T; v++) {
             RS_UNROLL for (int j = 1; j < SETS; j++) acc[0][v] += acc[j][v];
             rs_store(sum + v * RS_V, t->last ? rs_activate(acc[0][v], t->a->activation) : acc[0][v]);
