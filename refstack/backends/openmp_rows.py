@@ -106,9 +106,10 @@ def images_pay(v: int) -> Need:
     def need(case: Case) -> str | None:
         n, _, p, q = case.shape
         images = packing_images.Images(case, v)
-        if images.columns:
+        strided = cast(Conv2d, case.op).stride == (2, 2)  # few images: its neighbours are not blocked, copies cost more
+        if images.columns and not strided:
             used, least = images.count, 0.25
-        elif p * q <= 16 or cast(Conv2d, case.op).stride == (2, 2):
+        elif p * q <= 16 or strided:
             used, least = n, 0.5
         elif p * q <= 256:
             used, least = n, 0.8
