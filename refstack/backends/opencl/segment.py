@@ -46,7 +46,7 @@ class Launch:
 
     source      file in accel/opencl        function    the kernel in it, if it is not called like its file
     size        case -> work-items in each dimension, a multiple of the group's; none in one: nothing is called
-    group       work-items of a work-group
+    group       work-items of a work-group; empty: the constant ITEMS
     defines     case -> constants of the source; few different ones, since each set is compiled
     parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
     room        case -> float32 numbers of local memory
@@ -64,6 +64,10 @@ class Launch:
     then: Callable[[Case], Launch | None] = field(default=lambda case: None)
     room: Callable[[Case], int] = field(default=lambda case: 0)
     walks: bool = True
+
+    def items(self, case: Case) -> tuple[int, ...]:
+        """Work-items of a work-group."""
+        return self.group or (self.defines(case)["ITEMS"],)
 
     def calls(self, case: Case) -> tuple[Launch, ...]:
         """This one and those that follow, all with the same arguments."""
@@ -199,6 +203,20 @@ class _Memory:
         return True
 
 
+def fetch(queue: cl.CommandQueue, wanted: Sequence[tuple[Array, cl.Buffer, int]]) -> None:
+    """Wait for arrays that lie so many bytes behind a buffer's start.
+
+    By way of memory of their own: an output may lie where an input has been, and NVIDIA's runtime does not bear that
+    memory is read into from which it still copies.
+    """
+    held = [np.empty_like(array) for array, _, _ in wanted]
+    for own, (_, buffer, start) in zip(held, wanted, strict=True):
+        cl.enqueue_copy(queue, own, buffer, src_offset=start, is_blocking=False)
+    queue.finish()
+    for own, (array, _, _) in zip(held, wanted, strict=True):
+        array[...] = own
+
+
 class Segment:
     """Steps that are enqueued together."""
 
@@ -210,6 +228,7 @@ class Segment:
         with explained("memory for the steps"):
             self.memory = _Memory(self.runtime, [*values, *scratch], outputs is None)
             self.packed: list[tuple[cl.Buffer, Array]] = []
+            self.given: list[Any] = []  # a kernel does not keep its arguments alive
             self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         written = [*(step.output for step in steps), *scratch]
@@ -242,18 +261,19 @@ class Segment:
 
     def _call(self, case: Case, launch: Launch, given: list[Any]) -> Callable[[], cl.Event]:
         kernel = self.runtime.kernel(launch, case)
+        self.given += given
         for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
-        self._fits(launch, kernel)
-        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.group)
+        self._fits(kernel, math.prod(launch.items(case)), launch.source)
+        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.items(case))
 
-    def _fits(self, launch: Launch, kernel: cl.Kernel) -> None:
-        device, group = self.queue.device, math.prod(launch.group)
+    def _fits(self, kernel: cl.Kernel, group: int, source: str) -> None:
+        device = self.queue.device
         most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, device)
         local = kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, device)
         if group > most or local > device.local_mem_size:
             raise ResourceError(
-                f"{launch.source}.cl: a work-group takes {group} work-items and {local} bytes of local memory, "
+                f"{source}.cl: a work-group takes {group} work-items and {local} bytes of local memory, "
                 f"{self.runtime.device.label} has {most} and {device.local_mem_size}; choose another --device"
             )
 
@@ -262,16 +282,20 @@ class Segment:
         with explained("a run"):
             if self.guarded:
                 self.memory.mark(self.queue)
-            for buffer, array in self.incoming:
-                cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+            self._bring()
             for calls in self.calls:
                 for call in calls:
                     call()
-            for array, buffer in self.outgoing:
-                cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
-            self.queue.finish()
+            self._fetch()
             if self.guarded:
                 self._inspect()
+
+    def _bring(self) -> None:
+        for buffer, array in self.incoming:
+            cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+
+    def _fetch(self) -> None:
+        fetch(self.queue, [(array, buffer, 0) for array, buffer in self.outgoing])
 
     def _inspect(self) -> None:
         """What only the device's own memory shows."""
@@ -286,12 +310,9 @@ class Segment:
     def times(self) -> list[int]:
         """ns of each step, by the device's clock."""
         with explained("a run"):
-            for buffer, array in self.incoming:
-                cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+            self._bring()
             events = [[call() for call in calls] for calls in self.calls]
-            for array, buffer in self.outgoing:
-                cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
-            self.queue.finish()
+            self._fetch()
         return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
