@@ -8,7 +8,7 @@ PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
-.PHONY: bench peers test nightly lint format mutants mutants-python sanitize coverage-c neon clean
+.PHONY: bench peers findings test docs nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
 
 bench: $(VENV)/.installed
 	$(BIN)/refstack bench $(ARGS)
@@ -18,8 +18,21 @@ peers: $(VENV)/.installed-peers
 	$(BIN)/python tools/peer_environments.py
 	$(BIN)/refstack bench --backends openmp --techniques $(TECHNIQUES) --peers $(PEERS) --output results/peers.jsonl --format md $(ARGS)
 
+# The record that docs/findings.md is made from, anew and on this machine: some minutes; leave it alone meanwhile.
+findings: $(VENV)/.installed
+	$(BIN)/refstack bench -t dense,weight,channel,ternary,ternary+int8,int8 -b openmp --no-tuning -o data/results/record.jsonl --fresh
+	$(BIN)/refstack bench -t dense -b blas --no-tuning -o data/results/record.jsonl
+	rm -f data/results/record-*.jsonl
+	$(BIN)/refstack findings --format md > docs/findings.md
+
 test: $(VENV)/.installed-test lint
+	@{ command -v "$${REFSTACK_CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome; } >/dev/null \
+	    || echo "no browser, so the page of refstack report is not tested: apt install chromium, or set REFSTACK_CHROMIUM"
 	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
+
+# Pages from docs/*.md and from the code; a warning is an error. Also a test: tests/test_docs.py.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs docs/_build/html $(ARGS)
 
 # Hours: a hundred times the examples, other draws every night. What failed is kept in .hypothesis and tried first.
 nightly: $(VENV)/.installed-test
@@ -29,7 +42,7 @@ nightly: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	! grep -nE '.{121,}' accel/*/*.[ch]
+	! grep -nE '.{121,}' accel/*/*.[ch] accel/*/*.cl
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -48,6 +61,10 @@ mutants-python: $(VENV)/.installed-mutation
 sanitize: $(VENV)/.installed-test
 	PYTHONPATH=tools $(BIN)/python -m mutation.sanitize $(ARGS)
 
+# Minutes: every OpenCL kernel in a simulated device that sees races, and reads and writes outside buffers.
+oclgrind: $(VENV)/.installed-test
+	$(BIN)/python tools/oclgrind.py $(ARGS)
+
 coverage-c: $(VENV)/.installed-test
 	PYTHONPATH=tools $(BIN)/python -m mutation.coverage $(ARGS)
 
@@ -57,7 +74,7 @@ neon: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[opencl]"
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml
@@ -69,9 +86,13 @@ $(VENV)/.installed-peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[onnx]" # the peers themselves: tools/peer_environments.py
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 $(VENV)/.installed-mutation: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[test,mutation]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist mutants
+	rm -rf $(VENV) build dist mutants docs/_build

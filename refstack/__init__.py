@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from refstack.models.zoo import load
     from refstack.planner import Plan, plan
     from refstack.reference import run
+    from refstack.reporting import report
     from refstack.verification import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Graph", "Node", "Plan", "RefstackError", "bench", "check_plan", "compress",
-    "evaluate", "export", "load", "plan", "run", "save", "tune", "tuned", "verify",
+    "evaluate", "export", "load", "plan", "report", "run", "save", "tune", "tuned", "verify",
 ]  # fmt: skip
 
 _HOME = {
@@ -49,6 +50,7 @@ _HOME = {
     "export": "exporter",
     "load": "models.zoo",
     "plan": "planner",
+    "report": "reporting",
     "run": "reference",
     "save": "checkpoint",
     "tune": "benchmark.tuning",

@@ -25,7 +25,7 @@ from refstack.graph import Graph
 
 VERBS = (
     "bench", "evaluate", "classify", "compress", "train", "export", "points", "kernels", "explain", "verify", "doctor",
-    "tune",
+    "tune", "best", "compare", "check", "merge", "findings",
 )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def test_without_a_compiler_the_next_best_backend_is_taken(model: str, images: P
     ask = ("evaluate", "-m", model, "--data", str(images), "-f", "json")
     done = refstack_command(*ask, cwd=tmp_path, REFSTACK_CC="/nonexistent")
     assert done.returncode == 0, done.stderr
-    assert [row["backend"] for row in strict_loads(done.stdout)] == ["blas"]
+    assert [row["backend"] for row in strict_loads(done.stdout)] == ["opencl"]
     assert "backend openmp is left out: no C compiler found" in done.stderr
 
 

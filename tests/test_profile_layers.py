@@ -51,8 +51,9 @@ def test_the_command(capfd: pytest.CaptureFixture[str]) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     names = [f"mobilenet {technique}, openmp, 1 thread" for technique in ("dense", "channel-0.9")]
-    assert list(dict.fromkeys(line["network"] for line in found)) == names
-    assert all(np.isfinite(line["us"]) and line["kernel"] for line in found)
+    assert (found["kind"], bool(found["env"]["cpu"])) == ("profile", True)
+    assert [each["network"] for each in found["networks"]] == names
+    assert all(np.isfinite(step["us"]) and step["kernel"] for each in found["networks"] for step in each["steps"])
     assert "GB/s read" in done.stderr
     done = here(capfd, "bench", "--profile", "-m", "mobilenet", "-t", "dense")
     assert "percent of roof" in done.stdout

@@ -1,29 +1,34 @@
 """At which density is sparse as fast as dense? Every convolution of the three networks, one image, on this machine.
 
-    python tools/break_even.py [--threads 1] [--rounds 30] [MODEL ..]           a Markdown table on stdout
+    python tools/break_even.py [--threads 1] [--rounds 30] [--json FILE] [MODEL ..]     a Markdown table on stdout
 
 A layer's smallest weights are set to zero, the same layer is planned dense and as CSR by the registry's choice, both
 are checked, and then both are timed in turn, their own step alone: reorders between layouts are not counted. The ratio
 is the median over rounds of dense / csr; the density of ratio 1 lies on a straight line between its neighbours.
+`refstack report` draws the JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import refstack as rs
 from refstack.backends import Step, backend
 from refstack.backends.roofs import measure
-from refstack.benchmark.machine import limits
+from refstack.benchmark.machine import environment, limits, now
 from refstack.compression.layers import layers, recode
 from refstack.compression.magnitude import smallest_to_zero
+from refstack.container import write_bytes
 from refstack.formats import Array, Csr, Dense
 from refstack.graph import INPUT, Graph, Node
 from refstack.models import MODELS
@@ -72,15 +77,22 @@ def even(ratios: dict[float, float]) -> str:
     return f"below {100 * points[0][0]:.0f} %" if points[0][1] < 1 else f"above {100 * points[-1][0]:.0f} %"
 
 
+def line(model: str, layer: str, problem: str, kernels: tuple[str, str], ratios: dict[float, float]) -> dict[str, Any]:
+    """A layer of the record."""
+    named = {"model": model, "layer": layer, "problem": problem, "dense": kernels[0], "csr": kernels[1]}
+    return {**named, "ratios": {str(density): ratio for density, ratio in ratios.items()}, "even": even(ratios)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
     print(f"| layer | problem | dense kernel | csr kernel | {' | '.join(f'{d:.0%}' for d in DENSITIES)} | even at |")
     print(f"|---|---|---|---|{'--:|' * (len(DENSITIES) + 1)}", flush=True)
-    seen = set()
+    seen, lines = set(), []
     for model in asked.models:
         graph = prepare(rs.load(model))
         shapes = graph.shapes()
@@ -97,10 +109,15 @@ def main() -> None:
             for density in DENSITIES:
                 other, sparse = ready(recode(alone(node, x.shape, density), Csr), x, asked.threads)
                 ratios[density] = ratio(dense, sparse, asked.rounds)
-            kernels = " | ".join(each.kernel.variant for each in (step, other))
+            kernels = step.kernel.variant, other.kernel.variant
             told = " | ".join(f"{each:.2f}" for each in ratios.values())
-            print(f"| {model} {node.name} | `{word}` | {kernels} | {told} | {even(ratios)} |", flush=True)
-    print(f"\n{limits(measure(asked.threads))}")
+            print(f"| {model} {node.name} | `{word}` | {' | '.join(kernels)} | {told} | {even(ratios)} |", flush=True)
+            lines.append(line(model, node.name, word, kernels, ratios))
+    roof = measure(asked.threads)
+    print(f"\n{limits(roof)}")
+    if asked.json:
+        made = {"kind": "break-even", "schema_version": 1, "created_utc": now(), "env": environment(), "roof": roof}
+        write_bytes(asked.json, json.dumps({**made, "layers": lines}, indent=1).encode())
 
 
 if __name__ == "__main__":

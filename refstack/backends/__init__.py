@@ -13,6 +13,7 @@ and, if it computes on something else than this process's own threads,
     stopwatch(steps, threads)           a function that runs the steps and returns ns of each, by a better clock than
                             the host's around single calls
     device()                what that is, in facts for a result; its "kind" is cpu or gpu
+    roof()                  its limits, as roofs.measure has them for the host; None if they are the host's
     hold(threads)           before its first use: as many threads as this process's runs are to have
 ctypes and compilers are touched only below this package, and only when a backend is used.
 """
@@ -91,9 +92,17 @@ def stopwatch(name: str, steps: Sequence[Step], threads: int) -> Callable[[], li
 
 
 def device(name: str) -> Mapping[str, Any] | None:
-    """What a backend computes on, if that is not simply this machine's processor."""
-    own = getattr(backend(name), "device", None)
+    """What a backend computes on, if that is not simply this machine's processor; None for another runtime too."""
+    own = getattr(backend(name), "device", None) if name in BACKENDS else None
     return None if own is None else cast("Mapping[str, Any]", own())
+
+
+def roof(name: str, threads: int) -> Mapping[str, Any]:
+    """What a backend could do at best with so many threads: FMA peak and bandwidth of what it computes on."""
+    from refstack.backends.roofs import measure
+
+    own = getattr(backend(name), "roof", lambda: None)()
+    return measure(threads) if own is None else cast("Mapping[str, Any]", {"threads": threads, **own})
 
 
 def hold(name: str, threads: int) -> None:

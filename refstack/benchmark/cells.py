@@ -39,7 +39,7 @@ def sweep(
     backends: Sequence[str],
     threads: Sequence[int],
     batch: int,
-    single: Collection[str] = (),
+    single: Collection[str] = ("numpy",),
 ) -> list[Cell]:
     """Every combination, model by model.
 

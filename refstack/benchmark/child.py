@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refstack import checkpoint
+from refstack import backends, checkpoint
 from refstack.errors import CheckFailed
 from refstack.graph import INPUT, Graph, Node
 from refstack.ops import ReLU
@@ -94,6 +94,10 @@ class Session:
         found = evaluate(checkpoint.load(graph), dataset, backends, threads)
         return {"correct": found.correct, "n": found.n}
 
+    def roof(self, backend: str) -> Reply:
+        """What a backend's device can do at best, if it is not the host."""
+        return dict(backends.roof(backend, 1))
+
     def roofs(self, threads: list[int]) -> Reply:
         """What the machine can do at best."""
         from refstack.backends.roofs import measure
@@ -103,7 +107,7 @@ class Session:
 
 def main() -> None:
     """Serve until the parent closes the pipe or dies."""
-    serve(Session(), ("load", "time", "finish", "accuracy", "roofs"))
+    serve(Session(), ("load", "time", "finish", "accuracy", "roof", "roofs"))
 
 
 if __name__ == "__main__":

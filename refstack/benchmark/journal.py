@@ -23,6 +23,7 @@ from refstack.errors import FormatError, ResourceError, UsageError
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 START = b'{"schema_version":'
+CRC = b',"crc":"'
 
 
 def encode(row: Row) -> bytes:
@@ -33,11 +34,14 @@ def encode(row: Row) -> bytes:
 
 def decode(line: bytes) -> Row | None:
     """The row of a line, or None if it is torn or altered."""
-    body, mark, crc = line.rstrip(b"\n").rpartition(b',"crc":"')
-    if not mark or crc != f'{zlib.crc32(body + b"}"):08x}"}}'.encode():
-        return None
-    row: Row = json.loads(body + b"}")
-    return row
+    text = intact(line)
+    return None if text is None else json.loads(text)
+
+
+def intact(line: bytes) -> bytes | None:
+    """The JSON text of a line's row, or None if it is not what the checksum is of."""
+    body, mark, crc = line.rstrip(b"\n").rpartition(CRC)
+    return body + b"}" if mark and crc == f'{zlib.crc32(body + b"}"):08x}"}}'.encode() else None
 
 
 class Journal:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -107,7 +108,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def limits(roof: Facts) -> str:
+def limits(roof: Mapping[str, Any]) -> str:
     """What backends.roofs.measure found, in words."""
     speed = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
     return f"{roof['threads']} thread{'s' * (roof['threads'] > 1)}: {speed}"

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
-from refstack.backends import Step, hold
-from refstack.backends.roofs import measure
+from refstack.backends import Step, hold, roof
 from refstack.benchmark import artifacts, choices, machine, request
 from refstack.benchmark.clock import checked, time_steps
 from refstack.benchmark.machine import Facts
@@ -47,9 +47,9 @@ class StepProfile:
     flops: int
     bytes: int
 
-    def against(self, roof: Facts) -> Facts:
+    def against(self, limits: Mapping[str, Any]) -> Facts:
         """The step beside a machine's limits (backends.roofs.measure): rates, which limit is nearer and how near."""
-        compute, memory = self.flops / roof["flops"], self.bytes / roof["read_bytes_per_s"]
+        compute, memory = self.flops / limits["flops"], self.bytes / limits["read_bytes_per_s"]
         return {
             "node": self.node,
             "kernel": self.kernel,
@@ -89,7 +89,7 @@ def networks(
     one_shot: bool = False,
     seed: int = 0,
     tuned: bool = True,
-) -> Iterator[tuple[str, Facts, list[StepProfile]]]:
+) -> Iterator[tuple[str, Mapping[str, Any], list[StepProfile]]]:
     """Profiles of every combination, as `bench` takes them, each with a title and the machine's limits.
 
     Raises      UsageError, BackendUnavailable before anything runs; CheckFailed
@@ -99,7 +99,7 @@ def networks(
     kinds = request.techniques(techniques, names)
     usable = request.usable_backends(backends, report)
     counts = request.thread_counts(threads, machine.threads_allowed(), report)
-    roofs = {count: measure(count) for count in counts}
+    roofs = {(used, count): roof(used, count) for used in usable for count in counts}
     for name, technique in product(names, kinds):
         whole = artifacts.source(name, seed)
         graph, _ = under(name, whole, technique, one_shot, seed)
@@ -108,7 +108,17 @@ def networks(
             hold(used, count)
             kernels = choices.tuned(used, count) if tuned else {}
             steps = profile(plan(graph, batch, (used,), count, kernels), x)
-            yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[count], steps
+            yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[used, count], steps
+
+
+def record(found: Iterable[tuple[str, Mapping[str, Any], list[StepProfile]]]) -> Facts:
+    """What `networks` gave, as JSON that says what it is and where it was measured; `refstack report` draws it."""
+    profiles = [
+        {"network": title, "roof": dict(limits), "steps": [step.against(limits) for step in steps]}
+        for title, limits, steps in found
+    ]
+    made = {"kind": "profile", "schema_version": 1, "created_utc": machine.now()}
+    return {**made, "env": machine.environment(), "networks": profiles}
 
 
 def _flops(step: Step) -> int:

@@ -51,6 +51,7 @@ class Run:
 
     artifact    None if the technique itself failed: then there is nothing to run
     tuned       kernels to prefer, as plan takes them
+    rounds      samples of each block, in order
     host        of a peer's cell; None: a backend of refstack
     """
 
@@ -61,6 +62,7 @@ class Run:
     worker: Worker | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     samples_ns: list[int] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
     status: str = "ok"
     reason: str | None = None
 
@@ -78,7 +80,7 @@ class Run:
 
     def fail(self, error: ChildFailed) -> None:
         """No times for a cell that went wrong, whenever it did."""
-        self.status, self.reason, self.samples_ns = error.status, error.reason, []
+        self.status, self.reason, self.samples_ns, self.rounds = error.status, error.reason, [], []
         if self.worker is not None:
             self.worker.close()
 
@@ -160,6 +162,7 @@ def _block(run: Run, policy: Policy) -> None:
     reply = _try(run, "time", policy.time_timeout_s, runs=max(1, fit), warmup=1 if fit else 0)
     if reply:
         run.samples_ns += reply["samples_ns"]
+        run.rounds.append(len(reply["samples_ns"]))
         run.facts["run_ns"] = min(reply["samples_ns"])  # the first run of a process is slower than the others
 
 

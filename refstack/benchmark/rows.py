@@ -1,32 +1,15 @@
 """A row: what is known of one cell, as strict JSON: null where nothing is known, never NaN.
 
-cell_id, created_utc, refstack_version, schema_version          what was asked (cells.py), when, by what
-model technique backend threads batch quick                     the request itself
-status              ok, failed, timeout, or skipped (a peer that is not here, or cannot); without times but for ok
-status_reason       in words
-format level params macs nnz                                    the artifact
-weights             "trained"; "one-shot", compressed here and not trained again; "drawn", at random
-point               full name of the trained point that it is; with drawn weights, that it has structure and top1 of
-stored_bytes, stored_as                                         of its file's tensors, in float32 or float16
-artifact_sha256     of what was computed        checkpoint_sha256   of the file it was made from
-latency_p50_ms, latency_p90_ms, samples_ns                      of plan.run: input copied in, output copied out
-top1 (percent), top1_n, top1_source, top1_reason                measured or recorded, on which data set, or why not
-planned_bytes = arena_bytes + weight_bytes                      activations and scratch, packed weights
-baseline_rss_bytes  of the child before it has read the network: libraries are loaded, threads started
-peak_rss_bytes      of the child while it loads, plans and runs, since `peak_rss_since`; before the check
-running_rss_bytes   of the child while it runs what is planned; the network's own weights are gone then
-max_error_vs_bound, n_checked, n_elements_checked               largest layer error in units of its bound
-logit_error, logit_scale                                        against the float64 reference
-kernels, fallbacks  calls by kernel; calls of other backends than the one asked for
-tuned               layers that `refstack tune` gave another kernel than the default; 0: none
-peer, peer_setting  another runtime with its version, and how it was run where there is a choice; format, stored_bytes
-                    are those of its file then, max_error_vs_bound is that of the logits
-env                 processor, memory, libraries, compiler and flags, code; load and measured limits (roofs)  machine.py
-                    device: what an OpenCL row ran on (name, platform, driver, kind, compute_units ..), else null
+Its fields are described once, in row.schema.json (JSON Schema), which docs/results.md prints and `violations` reads.
 """
 
 from __future__ import annotations
 
+import json
+import operator
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from refstack.worker import strict as strict
@@ -35,3 +18,50 @@ SCHEMA_VERSION = 3
 """Raised when a field changes its meaning; new fields do not raise it."""
 
 Row = dict[str, Any]
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,), "array": (list,), "string": (str,), "number": (int, float), "integer": (int,),
+    "boolean": (bool,), "null": (type(None),),
+}  # fmt: skip
+LIMITS = {
+    "minimum": ("at least", operator.ge),
+    "exclusiveMinimum": ("more than", operator.gt),
+    "maximum": ("at most", operator.le),
+}
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """row.schema.json."""
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("row.schema.json").read_bytes())
+    return found
+
+
+def violations(value: Any, rule: dict[str, Any] | None = None, where: str = "") -> Iterator[str]:
+    """What a row has that its schema does not allow, in words; only the words of JSON Schema that it uses are known."""
+    rule = schema() if rule is None else rule
+    kinds = rule.get("type", list(TYPES))
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not any(isinstance(value, TYPES[kind]) and (kind == "boolean" or type(value) is not bool) for kind in kinds):
+        yield f"{where or 'it'} is {_short(value)}, wanted {' or '.join(kinds)}"
+    elif "enum" in rule and value not in rule["enum"]:
+        yield f"{where} is {_short(value)}, wanted {', '.join(map(str, rule['enum']))}"
+    elif isinstance(value, dict):
+        yield from (
+            f"{where}{'.' * bool(where)}{name} is missing" for name in rule.get("required", ()) if name not in value
+        )
+        known, others = rule.get("properties", {}), rule.get("additionalProperties", {})
+        for name, each in value.items():
+            yield from violations(each, known.get(name, others), f"{where}.{name}" if where else name)
+    elif isinstance(value, list) and "items" in rule:
+        for i, each in enumerate(value):
+            yield from violations(each, rule["items"], f"{where}[{i}]")
+    elif isinstance(value, int | float):
+        for word, (text, holds) in LIMITS.items():
+            if word in rule and not holds(value, rule[word]):
+                yield f"{where} is {_short(value)}, wanted {text} {rule[word]}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."

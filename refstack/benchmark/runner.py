@@ -124,6 +124,7 @@ class _Sweep:
     choices: dict[tuple[str, int], dict[str, str]]
     peers: Field
     machine: Row = field(default_factory=dict)
+    on: dict[str, Row] = field(default_factory=dict)
 
     def rows(self, cells: list[Cell], networks: dict[str, Graph]) -> list[Row]:
         """Rows of all cells, in order."""
@@ -131,6 +132,8 @@ class _Sweep:
         self.report.advance(0, "machine limits")
         before = self._roofs(cells)
         self.machine = {"load_average": machine.load_average(), "roofs": before, "measured_utc": machine.now()}
+        for name in sorted({cell.backend for cell in cells}.intersection(BACKENDS)):
+            self._look_at(name)
         known = len(self.journal.rows)
         rows: dict[Cell, Row] = {}
         for model, graph in networks.items():
@@ -138,6 +141,19 @@ class _Sweep:
         if len(self.journal.rows) > known:
             self._compare(before, self._roofs(cells))
         return [rows[cell] for cell in cells]
+
+    def _look_at(self, name: str) -> None:
+        """What a backend computes on, with its limits if they are not this machine's."""
+        on = device(name)
+        if on is None:
+            return
+        self.on[name] = dict(on)
+        if on["kind"] == "gpu":
+            with Worker(1) as worker:
+                try:
+                    self.on[name]["roof"] = worker.ask("roof", self.policy.load_timeout_s, backend=name)
+                except ChildFailed as error:
+                    self.report.note(f"limits of {on['name']} not measured: {error.reason}")
 
     def _roofs(self, cells: list[Cell]) -> Any:
         counts = sorted({cell.threads for cell in cells if cell.threads <= self.allowed} or {1})
@@ -232,11 +248,8 @@ class _Sweep:
         return {case: known[case] for case in artifact.cases if case in known}
 
     def _id(self, cell: Cell, artifact: Artifact | None, tuned: Mapping[str, str]) -> str:
-        key = self.env["key"] + self.peers.versions.get(cell.backend, "") + str(self._device(cell) or "")
+        key = self.env["key"] + self.peers.versions.get(cell.backend, "") + str(device(cell.backend) or "")
         return cell.id(artifact.sha256 if artifact else "", key, self.quick, tuned)
-
-    def _device(self, cell: Cell) -> Any:
-        return device(cell.backend) if cell.backend in BACKENDS else None
 
     def _write(self, run: Run, top1: accuracy.Top1) -> Row:
         """All that is known of a cell, journalled. A cell that failed has no times."""
@@ -258,7 +271,8 @@ class _Sweep:
                 **(run.host.facts if run.host else {}),
                 **{name: value for name, value in run.facts.items() if name != "run_ns"},
                 "samples_ns": run.samples_ns,
-                "env": {**self.env, **self.machine, "device": self._device(run.cell)},
+                "rounds": run.rounds,
+                "env": {**self.env, **self.machine, "device": self.on.get(run.cell.backend)},
             }
         )
 

@@ -47,7 +47,7 @@ SPARE = (
     "stored MB",
 )  # first to go in a narrow terminal
 STYLES = {"ok": None, "skipped": "dim"}
-NESTED = ("samples_ns", "kernels", "env")
+NESTED = ("samples_ns", "rounds", "kernels", "env")
 
 
 WEIGHTS = {
@@ -61,6 +61,7 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
 
     speedup             the dense row of the same network, backend, threads and batch
     vs_fastest_peer     the fastest other runtime (--peers) on the same network, technique, threads and batch
+    Rows of another machine or build are not measured against each other.
     """
     dense = _fastest([row for row in rows if row["technique"] == "dense"], "backend")
     peers = _fastest([row for row in rows if row.get("peer")], "technique")
@@ -86,7 +87,7 @@ def _over(base: dict[Any, float], row: Row, *keys: str) -> float | None:
 
 
 def _same(row: Row, *keys: str) -> Any:
-    return tuple(row[key] for key in ("model", "threads", "batch", "quick", *keys))
+    return row["env"].get("key"), *(row[key] for key in ("model", "threads", "batch", "quick", *keys))
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -169,11 +170,7 @@ def table(rows: Sequence[Row], names: Sequence[str] = tuple(COLUMNS)) -> Table:
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """What stands below a table: failures with reasons, what top-1 is of, the machine."""
-    failures: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row["status"] != "ok":
-            failures.setdefault((row["status"], row["status_reason"]), []).append(_who(row))
-    found = [f"{', '.join(who)}: {status}: {reason}" for (status, reason), who in failures.items()]
+    found = failures(rows)
     found += _peers(rows)
     sources = dict.fromkeys(row["top1_source"] for row in rows if row["top1_source"])
     reasons = dict.fromkeys(row["top1_reason"] for row in rows if row["top1_reason"])
@@ -188,6 +185,15 @@ def notes(rows: Sequence[Row]) -> list[str]:
         found.append("quick run: few samples, not for comparison")
     latest = rows[-1]
     return [*found, machine.line(latest["env"], latest["env"].get("roofs"), latest["created_utc"])]
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """The rows without times, by reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            found.setdefault((row["status"], row["status_reason"]), []).append(_who(row))
+    return [f"{', '.join(who)}: {status}: {reason}" for (status, reason), who in found.items()]
 
 
 def _peers(rows: Sequence[Row]) -> list[str]:
@@ -213,15 +219,15 @@ def _latency(row: Row) -> str:
     return f"{_digits(row['latency_p50_ms'])} ({_digits(row['latency_p90_ms'])})"
 
 
-def _digits(value: float) -> str:
+def _digits(value: float | None) -> str:
     """Three significant digits, no exponent."""
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+    return "-" if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _top1(row: Row) -> str:
     if row["top1"] is None:
         return "-"
-    return f"{row['top1']:.2f}" + ("" if row["top1_source"].startswith("measured") else " r")
+    return f"{row['top1']:.2f}" + ("" if str(row["top1_source"]).startswith("measured") else " r")
 
 
 def _mega(row: Row, field: str) -> str:

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from refstack import __version__
-from refstack.cli import data, look, make, measure, tune, verify
+from refstack.cli import data, look, make, measure, report, results, tune, verify
 from refstack.errors import RefstackError
 
 
@@ -75,12 +75,18 @@ def common(
 
 
 app.command()(measure.bench)
+app.command()(report.report)
 app.command()(measure.evaluate)
 app.command()(measure.classify)
 app.command()(tune.tune)
 app.command()(make.compress)
 app.command()(make.train)
 app.command()(make.export)
+app.command()(results.best)
+app.command()(results.compare)
+app.command()(results.check)
+app.command()(results.merge)
+app.command()(results.findings)
 app.command()(look.points)
 app.command()(look.kernels)
 app.command()(look.devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import Enum
 from pathlib import Path
@@ -109,7 +110,8 @@ def _profile(
 ) -> None:
     """One table of layers for each combination, in this process."""
     from refstack.benchmark.machine import limits
-    from refstack.benchmark.profile import networks
+    from refstack.benchmark.profile import networks, record
+    from refstack.benchmark.rows import strict
 
     if view not in (BenchView.table, BenchView.json):
         raise UsageError(f"--profile: --format is {view.value}, wanted table or json")
@@ -117,15 +119,15 @@ def _profile(
     found = networks(models, techniques, used, counts, batch, one_shot, seed, tuned)
     every = []
     for title, roof, steps in found:
-        lines = [step.against(roof) for step in steps]
+        every.append((title, roof, steps))
         if view is BenchView.table:
             print(title)
+            lines = [step.against(roof) for step in steps]
             show(lines, View.table, ("us", "percent", "gflop_per_s", "gb_per_s", "percent_of_roof"))
-        every += [{"network": title, **line} for line in lines]
         took = sum(step.ns for step in steps) / 1e6
         say(f"{title}: {took:.3f} ms in {len(steps)} steps; the machine, {limits(roof)}")
     if view is BenchView.json:
-        show(every, View.json)
+        print(json.dumps(strict(record(every)), allow_nan=False, indent=1))
 
 
 def evaluate(

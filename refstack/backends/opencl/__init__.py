@@ -53,6 +53,15 @@ def device() -> dict[str, Any]:
     return {name: getattr(chosen, name) for name in names}
 
 
+def roof() -> dict[str, float] | None:
+    """The limits of a GPU; those of a processor are the host's."""
+    if devices.chosen().kind != "gpu":
+        return None
+    from refstack.backends.opencl.roofs import measure
+
+    return measure()
+
+
 def hold(threads: int) -> None:
     """A processor's runtime reads its number of threads once, when it is loaded; a GPU has none to hold.
 

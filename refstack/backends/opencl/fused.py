@@ -58,7 +58,7 @@ class Call:
 
 def walkable(steps: Sequence[Step]) -> bool:
     """Whether a walk can do them and pays: written for it, their table fits, launches would not hide."""
-    calls = [launch for step in steps for launch in step.kernel.run.calls(step.case)]
+    calls = [launch for step in steps for launch in segment.launches(step)]
     macs = sum(step.case.op.macs(*step.case.inputs) for step in steps)
     fits = len(calls) * STEP.itemsize <= TABLE_BYTES and macs < WALK_MACS * len(calls)
     return fits and all(launch.walks for launch in calls)
@@ -103,7 +103,7 @@ class Layout:
         own = [self.place(array.nbytes) for array in step.packed.values()]
         self.constant += zip(own, step.packed.values(), strict=True)
         scratch = [self.place(step.scratch.nbytes)] if step.scratch.size else []
-        for launch in step.kernel.run.calls(step.case):
+        for launch in segment.launches(step):
             kind = (launch.source, tuple(sorted(launch.defines(step.case).items())), launch.function or launch.source)
             last = launch.then(step.case) is None
             call = Call(

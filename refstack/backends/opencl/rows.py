@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from refstack.backends import packing
+from refstack.backends.opencl import rows_cpu
 from refstack.backends.opencl.devices import Device
+from refstack.backends.opencl.rows_cpu_plain import doubles
 from refstack.backends.opencl.rows_gpu import rows_gpu
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.openmp_rows import between
-from refstack.kernels import Case, Kernel, Need, layout_shape
+from refstack.kernels import Case, Kernel, layout_shape
 
 GROUP = 64
 """Work-items of a work-group where the kernel does not care."""
@@ -23,14 +25,10 @@ GROUP = 64
 
 def rows(backend: str, device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
-    gpu, plain = rows_gpu(device), (*_direct(), *_pointwise(device))
-    listed = (*gpu, *plain) if device.kind == "gpu" else (*plain, *gpu)
+    plain = (*_direct(), *_pointwise(device))
+    processor, gpu = rows_cpu.rows(device), rows_gpu(device)
+    listed = (*gpu, *plain, *processor) if device.kind == "gpu" else (*processor, *plain, *gpu)
     return tuple(replace(row, backend=backend) for row in listed)
-
-
-def doubles(device: Device) -> Need:
-    """float64 arithmetic."""
-    return lambda case: None if device.doubles else f"{device.name} has no float64 arithmetic"
 
 
 def row(name: str, run: Launch, summary: str, **fields: Any) -> Kernel:

@@ -6,8 +6,10 @@ output and the input whose place it takes.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,8 +33,8 @@ LEAST = 16
 """Bytes of the smallest buffer: none may be empty."""
 
 NUMBERS = (
-    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block", "to_int8",
-    "parts", "joined",
+    *"nchwkpqrsg", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1", "activation", "x_block", "y_block",
+    "to_int8", "parts", "joined",
 )  # fmt: skip
 ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 """rs_args of rs.cl, field for field."""
@@ -40,10 +42,10 @@ ARGS = np.dtype([(name, np.int32) for name in NUMBERS])
 
 @dataclass(frozen=True)
 class Launch:
-    """How a row's kernel is called: its `run`.
+    """How a row's kernel is called: its `run`, or one of several that are called in order with the same arguments.
 
     source      file in accel/opencl        function    the kernel in it, if it is not called like its file
-    size        case -> work-items in each dimension, a multiple of the group's
+    size        case -> work-items in each dimension, a multiple of the group's; none in one: nothing is called
     group       work-items of a work-group; empty: the constant ITEMS
     defines     case -> constants of the source; few different ones, since each set is compiled
     parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
@@ -80,7 +82,8 @@ class Runtime:
         self.device = chosen
         found = [each for each in probe.every() if devices.Device(**probe.facts(each)).identity == chosen.identity]
         self.context = cl.Context(found[:1])
-        self.simulated = chosen.kind == "other"  # a simulator watches buffers itself
+        self.simulated = chosen.kind == "other"  # a simulator watches buffers itself, and knows few instructions
+        self.options = ["-cl-std=CL1.2"] + ["-cl-opt-disable"] * self.simulated
         self.programs: dict[tuple[str, tuple[tuple[str, int], ...]], cl.Program] = {}
         self.lock = threading.Lock()
 
@@ -110,7 +113,9 @@ class Runtime:
 
     def _compile(self, source: str, content: str, options: list[str]) -> cl.Program:
         try:
-            return cl.Program(self.context, content).build(["-cl-std=CL1.2", *options])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", cl.CompilerWarning)  # some compilers tell how they vectorised
+                return cl.Program(self.context, content).build([*self.options, *options])
         except cl.RuntimeError as error:
             lines = [line for line in str(error).splitlines() if "error" in line][1:] or str(error).splitlines()
             told = "\n".join(f"  {line}" for line in lines[:40])
@@ -202,7 +207,7 @@ class Segment:
     """Steps that are enqueued together."""
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Array] | None, timed: bool = False) -> None:
-        self.steps, self.runtime = steps, runtime()
+        self.steps, self.runtime, self.guarded = steps, runtime(), outputs is None
         self.queue = self.runtime.queue(timed)
         values = [array for step in steps for array in (*step.inputs, step.output)]
         scratch = [step.scratch for step in steps if step.scratch.size]
@@ -212,9 +217,9 @@ class Segment:
             self.given: list[Any] = []  # a kernel does not keep its arguments alive
             self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
-        self.guarded = outputs is None
         written = [*(step.output for step in steps), *scratch]
-        incoming = [*values, *scratch] if outputs is None else read_first(steps)
+        poisoned = [] if self.runtime.simulated else written  # a simulator is to see that nobody has written them yet
+        incoming = [*read_first(steps), *poisoned] if outputs is None else read_first(steps)
         outgoing = written if outputs is None else outputs
         self.incoming = [(self.memory.of(array), array) for array in once(incoming)]
         self.outgoing = [(array, self.memory.of(array)) for array in once(outgoing)]
@@ -225,19 +230,38 @@ class Segment:
     def _calls(self, step: Step) -> list[Callable[[], cl.Event]]:
         given: list[Any] = [*(self.memory.of(x) for x in step.inputs), self.memory.of(step.output)]
         for array in step.packed.values():
-            self.packed.append((self.runtime.buffer(array.nbytes), array))
-            given.append(self.packed[-1][0])
-            if array.nbytes:
-                cl.enqueue_copy(self.queue, given[-1], array)
+            given.append(self._weights(array))
+            self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        return [self._call(launch, step.case, [*given, arguments(step)]) for launch in step.kernel.run.calls(step.case)]
+        wanted = [launch for launch in launches(step) if all(launch.size(step.case))]
+        return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
 
-    def _call(self, launch: Launch, case: Case, given: list[Any]) -> Callable[[], cl.Event]:
+    def _weights(self, array: Array) -> cl.Buffer:
+        """A packed array on the device; a processor reads it where it lies, on pages that NumPy made large."""
+        if self.runtime.device.kind == "cpu" and not self.guarded and array.nbytes:
+            return cl.Buffer(self.runtime.context, cl.mem_flags.READ_ONLY | cl.mem_flags.USE_HOST_PTR, hostbuf=array)
+        buffer = self.runtime.buffer(array.nbytes)
+        if array.nbytes:
+            cl.enqueue_copy(self.queue, buffer, array)
+        return buffer
+
+    def _call(self, case: Case, launch: Launch, given: list[Any]) -> Callable[[], cl.Event]:
         kernel = self.runtime.kernel(launch, case)
         self.given += given
         for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
+        self._fits(kernel, math.prod(launch.items(case)), launch.source)
         return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.items(case))
+
+    def _fits(self, kernel: cl.Kernel, group: int, source: str) -> None:
+        device = self.queue.device
+        most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, device)
+        local = kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, device)
+        if group > most or local > device.local_mem_size:
+            raise ResourceError(
+                f"{source}.cl: a work-group takes {group} work-items and {local} bytes of local memory, "
+                f"{self.runtime.device.label} has {most} and {device.local_mem_size}; choose another --device"
+            )
 
     def run(self) -> None:
         """Inputs to the device, all kernels, outputs back, one wait."""
@@ -278,7 +302,13 @@ class Segment:
             self._bring()
             events = [[call() for call in calls] for calls in self.calls]
             self._fetch()
-        return [sum(event.profile.end - event.profile.start for event in each) for each in events]
+        return [sum(event.profile.end - event.profile.start for event in own) for own in events]
+
+
+def launches(step: Step) -> tuple[Launch, ...]:
+    """All that a step calls, in order."""
+    run: Launch | tuple[Launch, ...] = step.kernel.run
+    return tuple(call for each in (run if isinstance(run, tuple) else (run,)) for call in each.calls(step.case))
 
 
 def read_first(steps: Sequence[Step]) -> list[Array]:
@@ -309,7 +339,7 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
-    args["joined"], args["parts"] = -1, step.kernel.run.parts(case)
+    args["joined"], args["parts"] = -1, launches(step)[0].parts(case)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)
