@@ -89,7 +89,8 @@ def main() -> None:
             words += [f"conv2d.ternary:n{batch}{layer}_d0.50", f"conv2d.int8:n{batch}{layer}_to-int8"]
             words += [f"conv2d.half:n{batch}{layer}"]
             times = [microseconds(rows, word) for word in words]
-            print(f"| {layer} | {batch} | {dense:.1f} | " + " | ".join(f"{dense / t:.2f}" for t in times) + " |", flush=True)
+            gains = " | ".join(f"{dense / time:.2f}" for time in times)
+            print(f"| {layer} | {batch} | {dense:.1f} | {gains} |", flush=True)
 
 
 if __name__ == "__main__":

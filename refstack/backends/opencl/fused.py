@@ -18,7 +18,7 @@ import pyopencl as cl
 from refstack.backends import Step
 from refstack.backends.opencl import segment
 from refstack.backends.opencl.packing_gpu import ITEMS, WALK_MACS
-from refstack.backends.opencl.segment import ARGS, Launch, Runtime
+from refstack.backends.opencl.segment import ARGS, Runtime
 from refstack.formats import Array
 
 PLACES = 13
@@ -31,6 +31,8 @@ TABLE_BYTES = 64 << 10
 """Constant memory that every device has."""
 MOST = 512
 """Work-items of all groups that a compute unit holds at once: 128 registers for each."""
+JOINING = ("conv2d_dense_tile", "conv2d_dense_sum")
+"""Sources that can add another layer's output on the way."""
 PATIENCE, BRIEF = 1 << 23, 1 << 16
 """Looks at the counter before a group gives up: PATIENCE of walk.cl, and in a trial."""
 
@@ -73,6 +75,7 @@ class Layout:
         self.incoming: list[tuple[int, Array]] = []
         self.constant: list[tuple[int, Array]] = []
         self.calls: list[Call] = []
+        self.only: set[int] = set()  # outputs that are read once
         readers = _readers(steps, outputs)
         for i, step in enumerate(steps):
             self._step(step, readers[i])
@@ -112,23 +115,21 @@ class Layout:
                 0 if launch.group else launch.items(step.case)[0], launch.room(step.case),
             )  # fmt: skip
             self.calls.append(call)
-        self.only = {**getattr(self, "only", {}), output: only}
+        self.only |= {output} if only else set()
         self.current[step.output.ctypes.data] = output
 
     def _join(self, inputs: list[int], output: int, activation: int) -> Call | None:
-        """The convolution's last call as it also does this addition: the one that was made last, if nobody else reads."""
+        """The convolution's last call, which then also adds, if nobody else reads its output; else None."""
         for i in range(len(self.calls) - 1, -1, -1):
             call = self.calls[i]
             made = next(iter(call.writes & set(inputs)), None)
-            if made is None or not self.only.get(made) or not call.kind[0].startswith("conv2d_dense_") or len(set(inputs)) < 2:
-                continue
-            if call.kind[0] not in ("conv2d_dense_tile", "conv2d_dense_sum") or call.args["joined"] >= 0:
+            source, constants, function = call.kind
+            if made not in self.only or source not in JOINING or inputs[0] == inputs[1] or call.args["joined"] >= 0:
                 continue
             other = inputs[1 - inputs.index(made)]
             args = call.args.copy()
             args["joined"] = activation
             at = (*(output if each == made else each for each in call.at), other)
-            source, constants, function = call.kind
             del self.calls[i]
             return replace(
                 call, kind=(source, (*constants, ("JOINED", 1)), function), at=at, args=args,
@@ -224,7 +225,8 @@ class Walk:
         kinds: dict[Kind, int] = {}
         for call in layout.calls:
             kinds.setdefault(call.kind, len(kinds))
-        self.kernel = self.runtime.walk("#define TIMED 1\n" * timed + program(layout.calls, kinds, layout.room, layout.items))
+        text = program(layout.calls, kinds, layout.room, layout.items)
+        self.kernel = self.runtime.walk("#define TIMED 1\n" * timed + text)
         with segment.explained("memory for the steps"):
             self.memory, self.met = self.runtime.buffer(layout.size), self.runtime.buffer(UNIT)
             for start, array in layout.constant:

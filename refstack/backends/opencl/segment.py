@@ -63,7 +63,7 @@ class Launch:
     parts: Callable[[Case], int] = field(default=lambda case: 1)
     then: Callable[[Case], Launch | None] = field(default=lambda case: None)
     room: Callable[[Case], int] = field(default=lambda case: 0)
-    walks: bool = True
+    walks: bool = False
 
     def items(self, case: Case) -> tuple[int, ...]:
         """Work-items of a work-group."""
@@ -276,7 +276,7 @@ class Segment:
             if self.guarded:
                 self._inspect()
 
-    # Copies wait: NVIDIA's runtime may pin the host's memory for one that does not, and then errs when the memory is gone
+    # Copies wait: NVIDIA's runtime may pin the host's memory for one that does not, and errs once that is gone
     def _bring(self) -> None:
         for buffer, array in self.incoming:
             cl.enqueue_copy(self.queue, buffer, array)
