@@ -79,7 +79,7 @@ class Layout:
         readers = _readers(steps, outputs)
         for i, step in enumerate(steps):
             self._step(step, readers[i])
-        self.outgoing = [(array, self.current[array.ctypes.data]) for array in segment.once(outputs)]
+        self.outgoing = [(array, self.current[array.ctypes.data]) for array in segment.last(outputs)]
         self.room = max([4, *(call.room for call in self.calls)])
         self.items = max(call.items for call in self.calls) or ITEMS
 
@@ -216,7 +216,7 @@ CASES
 
 
 class Walk:
-    """Steps that one launch runs, on so many compute units."""
+    """Steps that one launch runs, on so many compute units; 0: by one group."""
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Array], units: int, timed: bool = False) -> None:
         self.runtime = segment.runtime()
@@ -232,7 +232,7 @@ class Walk:
             for start, array in layout.constant:
                 if array.nbytes:
                     cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start)
-            self.groups = resident(self.runtime, self.kernel, units * max(1, MOST // layout.items), layout.items)
+            self.groups = resident(self.runtime, self.kernel, max(1, units * MOST // layout.items), layout.items)
             self.table = layout.table(kinds, self.groups)
             self.stamps = self.runtime.buffer(8 * (len(self.table) + 1))
             self.held = _arm(self.runtime, self.queue, self.kernel, self.memory, self.table, self.met, self.stamps)
@@ -241,7 +241,7 @@ class Walk:
         """Inputs to the device, one launch, outputs back, one wait."""
         with segment.explained("a run"):
             for start, array in self.layout.incoming:
-                cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start)
+                cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start, is_blocking=False)
             self.event = cl.enqueue_nd_range_kernel(
                 self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
             )

@@ -195,11 +195,11 @@ def int8_tiled(plan: Plan, node: Node, case: Case) -> Packed:
     weight = cast(Int8, node.weight)
     w = weight.values.reshape(case.shape[1], case.inputs[0][1], taps(case))
     w = packing.pad_axis(packing.pad_axis(w, 1, 4 * plan.tile.d), 0, plan.tile.kt)
-    w = w.reshape(len(w), -1, 4, w.shape[2]).transpose(3, 1, 0, 2)
+    fours = w.reshape(len(w), -1, 4, w.shape[2]).transpose(3, 1, 0, 2)
     zero = weight.input.zero_point
     start = weight.integer_bias(node.bias) - zero * weight.values.sum(axis=1, dtype=np.int64)
     finish = packing.finish(node, case, 1, start.astype(np.int32))
-    return {"weights": contiguous(w), "zero": np.full(4, zero, np.int8).view(np.int32), **finish}
+    return {"weights": contiguous(fours), "zero": np.full(4, zero, np.int8).view(np.int32), **finish}
 
 
 def sparse(node: Node, case: Case) -> Packed:

@@ -222,7 +222,7 @@ class Segment:
         incoming = [*read_first(steps), *poisoned] if outputs is None else read_first(steps)
         outgoing = written if outputs is None else outputs
         self.incoming = [(self.memory.of(array), array) for array in once(incoming)]
-        self.outgoing = [(array, self.memory.of(array)) for array in once(outgoing)]
+        self.outgoing = [(array, self.memory.of(array)) for array in (last(outgoing) if outputs else once(outgoing))]
         changed = {array.ctypes.data for array in written}
         self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
@@ -276,13 +276,12 @@ class Segment:
             if self.guarded:
                 self._inspect()
 
-    # Copies wait: NVIDIA's runtime may pin the host's memory for one that does not, and errs once that is gone
     def _bring(self) -> None:
         for buffer, array in self.incoming:
-            cl.enqueue_copy(self.queue, buffer, array)
+            cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
 
     def _fetch(self) -> None:
-        for array, buffer in self.outgoing:
+        for array, buffer in self.outgoing:  # copies that wait are quicker than a wait behind them
             cl.enqueue_copy(self.queue, array, buffer)
         self.queue.finish()
 
@@ -328,6 +327,11 @@ def once(arrays: Sequence[Array]) -> list[Array]:
         if array.nbytes and array.nbytes > getattr(found.get(array.ctypes.data), "nbytes", 0):
             found[array.ctypes.data] = array
     return list(found.values())
+
+
+def last(outputs: Sequence[Array]) -> list[Array]:
+    """One for each address, the last that is written there: those before it are gone by then."""
+    return list({array.ctypes.data: array for array in outputs}.values())
 
 
 def arguments(step: Step) -> Any:
