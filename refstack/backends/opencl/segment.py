@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyopencl as cl
@@ -66,6 +66,19 @@ class Launch:
         """This one and those that follow, all with the same arguments."""
         then = self.then(case)
         return (self, *then.calls(case)) if then else (self,)
+
+
+class Call(Protocol):
+    """What else may stand in a row's `run`: a library's call, which enqueues kernels of its own."""
+
+    def bind(
+        self, runtime: Runtime, queue: cl.CommandQueue, case: Case, given: Sequence[cl.Buffer]
+    ) -> Callable[[], cl.Event]:
+        """A function that enqueues it on these buffers: inputs, y, the packed arrays, scratch if there is any.
+
+        Returns     the function; on a timed queue it gives something with an event's profile.start and profile.end
+        """
+        ...
 
 
 class Runtime:
@@ -211,8 +224,12 @@ class Segment:
             given.append(self._weights(array))
             self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        launches = [call for launch in _launches(step) for call in launch.calls(step.case)]
-        wanted = [launch for launch in launches if all(launch.size(step.case))]
+        return [call for each in _run(step) for call in self._bound(each, step, given)]
+
+    def _bound(self, each: Launch | Call, step: Step, given: list[Any]) -> list[Callable[[], cl.Event]]:
+        if not isinstance(each, Launch):
+            return [each.bind(self.runtime, self.queue, step.case, given)]
+        wanted = [launch for launch in each.calls(step.case) if all(launch.size(step.case))]
         return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
 
     def _weights(self, array: Array) -> cl.Buffer:
@@ -279,8 +296,8 @@ class Segment:
         return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
-def _launches(step: Step) -> tuple[Launch, ...]:
-    run: Launch | tuple[Launch, ...] = step.kernel.run
+def _run(step: Step) -> tuple[Launch | Call, ...]:
+    run: Launch | Call | tuple[Launch | Call, ...] = step.kernel.run
     return run if isinstance(run, tuple) else (run,)
 
 
@@ -312,7 +329,7 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
-    args["parts"] = _launches(step)[0].parts(case)
+    args["parts"] = next((each.parts(case) for each in _run(step) if isinstance(each, Launch)), 1)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)
