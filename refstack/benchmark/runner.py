@@ -15,7 +15,7 @@ import psutil
 
 import refstack
 from refstack import datasets
-from refstack.backends import BACKENDS, backend, device
+from refstack.backends import BACKENDS, NAMES, backend, device
 from refstack.benchmark import accuracy, artifacts, choices, machine, request
 from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.cells import Cell, sweep
@@ -236,7 +236,7 @@ class _Sweep:
         return cell.id(artifact.sha256 if artifact else "", key, self.quick, tuned)
 
     def _device(self, cell: Cell) -> Any:
-        return device(cell.backend) if cell.backend in BACKENDS else None
+        return device(cell.backend) if cell.backend in NAMES else None
 
     def _write(self, run: Run, top1: accuracy.Top1) -> Row:
         """All that is known of a cell, journalled. A cell that failed has no times."""
