@@ -40,7 +40,8 @@ def unavailable() -> str | None:
 
 def build_id() -> str:
     """clblast's, and the parameters."""
-    return f"{clblast.build_id()}, {read()}"
+    found = read()
+    return f"{clblast.build_id()}, {found and json.dumps(_content(found), sort_keys=True)}"
 
 
 @cache
@@ -86,17 +87,16 @@ def read() -> Setting | None:
 
 def keep(found: Setting) -> None:
     """Write it, whole at every moment."""
-    content = {
-        "device": clblast.build_id(),
-        "parameters": found.parameters,
-        "filters_first": sorted(found.filters_first),
-    }
     path = _path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder, path.name)
-        made.write_text(json.dumps(content, indent=1))
+        made.write_text(json.dumps({"device": clblast.build_id(), **_content(found)}, indent=1))
         os.replace(made, path)
+
+
+def _content(found: Setting) -> dict[str, Any]:
+    return {"parameters": found.parameters, "filters_first": sorted(found.filters_first)}
 
 
 def _path() -> Path:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from refstack.backends.clblast.products import LIMIT, NAMES, Setting, Sizes, networks, sizes
+from refstack.backends.opencl import devices
 from refstack.errors import BackendUnavailable
 from refstack.worker import ChildFailed, Worker
 
@@ -23,59 +25,65 @@ NEVER = 100_000
 """A limit that no product reaches."""
 
 KERNELS = ("Xgemm", "XgemmDirect")
-CANDIDATES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "Xgemm": (
-        # processors: nothing in local memory, few work-items with many sums
-        (0, 1, 32, 2, 8, 8, 64, 32, 8, 128, 0, 0, 0, 0, 8, 4),
-        (0, 1, 32, 2, 1, 1, 16, 2, 2, 16, 0, 0, 0, 0, 8, 8),
-        # GPUs: what CLBlast's database has for NVIDIA's
-        (0, 1, 32, 2, 16, 16, 64, 8, 8, 64, 1, 1, 0, 0, 4, 4),
-        (0, 1, 16, 2, 32, 16, 64, 16, 8, 128, 1, 1, 0, 1, 2, 8),
-        (0, 1, 32, 2, 8, 8, 32, 8, 8, 32, 1, 1, 0, 0, 4, 4),
+Values = tuple[int, ...]
+OWN: Values = ()
+"""The library's own."""
+
+CANDIDATES: dict[str, tuple[tuple[Values, Values], ...]] = {
+    # nothing in local memory, few work-items with many sums each
+    "cpu": (
+        ((0, 1, 32, 2, 1, 1, 16, 2, 2, 16, 0, 0, 0, 0, 8, 8), (2, 2, 2, 2, 2, 0, 0, 8, 8, 16)),
+        ((0, 1, 32, 2, 1, 1, 16, 1, 1, 4, 0, 0, 0, 0, 8, 4), (2, 8, 8, 8, 8, 1, 1, 4, 4, 32)),
+        ((0, 1, 32, 2, 8, 8, 64, 32, 8, 128, 0, 0, 0, 0, 8, 4), (8, 8, 8, 8, 8, 0, 0, 8, 4, 64)),
     ),
-    "XgemmDirect": (
-        (2, 8, 8, 8, 8, 1, 1, 4, 4, 32),
-        (2, 2, 2, 2, 2, 0, 0, 8, 8, 16),
-        (2, 8, 8, 8, 8, 1, 1, 4, 2, 32),
-        (16, 8, 8, 16, 16, 1, 1, 1, 1, 32),
-        (2, 8, 8, 8, 8, 1, 1, 1, 1, 8),
+    # what CLBlast's own database has for other GPUs
+    "gpu": (
+        ((0, 1, 32, 2, 16, 16, 64, 8, 8, 64, 1, 1, 0, 0, 4, 4), (2, 8, 8, 8, 8, 1, 1, 4, 2, 32)),
+        ((0, 1, 16, 2, 32, 16, 64, 16, 8, 128, 1, 1, 0, 1, 2, 8), (16, 8, 8, 16, 16, 1, 1, 1, 1, 32)),
+        ((0, 1, 32, 2, 8, 8, 32, 8, 8, 32, 1, 1, 0, 0, 4, 4), (2, 8, 8, 8, 8, 1, 1, 1, 1, 8)),
+        ((0, 1, 32, 2, 8, 8, 32, 16, 16, 32, 1, 1, 0, 0, 4, 2), (2, 8, 8, 8, 8, 1, 1, 1, 1, 16)),
     ),
 }
-"""Values in the order of NAMES; the n-th of both are compiled together."""
+"""Of Xgemm and XgemmDirect, in the order of NAMES, by the device's kind."""
 
 TIMEOUT_S = 400.0
 """How long a candidate may take, compilation included."""
 
-Times = dict[tuple[str, int, bool], dict[Sizes, float]]
-"""(kernel, number of the candidate, -1: CLBlast's own; filters first) -> us of each product that it got right."""
+Times = dict[tuple[str, Values, bool], dict[Sizes, float]]
+"""(kernel, its parameters, filters first) -> us of each product that it got right."""
 
-
-def named(kernel: str, number: int) -> dict[str, int]:
-    """A candidate's parameters by name."""
-    return dict(zip(NAMES[kernel], CANDIDATES[kernel][number], strict=True))
+Choice = tuple[Values, Values, int]
+"""Of Xgemm, of XgemmDirect, the size from which the first is taken."""
 
 
 def search(say: Callable[[str], None]) -> Setting:
     """The fastest setting. BackendUnavailable if no candidate gives right numbers."""
     times: Times = {}
-    count = len(CANDIDATES["Xgemm"])
-    for number in range(-1, count):
-        for kernel in KERNELS:
-            for line in _ask(number, kernel, say):
-                times.setdefault((kernel, number, bool(line[3])), {})[tuple(line[:3])] = line[4]
-        say(f"CLBlast's parameters: {number + 2} of {count + 1} candidates measured")
+    candidates = [(OWN, OWN), *CANDIDATES.get(devices.chosen().kind, ())]
+    for i, pair in enumerate(candidates):
+        for kernel, values in zip(KERNELS, pair, strict=True):
+            for *size, first, us in _ask(kernel, pair, say):
+                times.setdefault((kernel, values, bool(first)), {})[tuple(size)] = us
+        say(f"CLBlast's parameters: {i + 1} of {len(candidates)} candidates measured")
     return best(times, {name: [sizes(case) for case in cases] for name, cases in networks().items()})
 
 
-def _ask(number: int, kernel: str, say: Callable[[str], None]) -> list[Any]:
-    parameters = {each: named(each, number) for each in KERNELS if number >= 0}
-    parameters["GemmRoutine"] = {LIMIT: 0 if kernel == "Xgemm" else NEVER}
+def _ask(kernel: str, pair: tuple[Values, Values], say: Callable[[str], None]) -> list[Any]:
+    """What the child found for one of the pair's kernels."""
+    parameters = named(pair, 0 if kernel == "Xgemm" else NEVER)
     with Worker((sys.executable, "-m", "refstack.backends.clblast.trial"), 1) as worker:
         try:
             return list(worker.ask("measure", TIMEOUT_S, parameters=parameters)["times"])
         except ChildFailed as error:
-            say(f"CLBlast: candidate {number} of {kernel} is left out: {error.reason}")
+            say(f"CLBlast: {kernel} with {parameters} is left out: {error.reason}")
             return []
+
+
+def named(pair: tuple[Values, Values], limit: int) -> dict[str, dict[str, int]]:
+    """As CLBlast is told."""
+    listed = zip(KERNELS, pair, strict=True)
+    found = {kernel: dict(zip(NAMES[kernel], values, strict=True)) for kernel, values in listed if values != OWN}
+    return {**found, "GemmRoutine": {LIMIT: limit}}
 
 
 def best(times: Times, wanted: Mapping[str, Sequence[Sizes]]) -> Setting:
@@ -83,34 +91,30 @@ def best(times: Times, wanted: Mapping[str, Sequence[Sizes]]) -> Setting:
 
     Raises      BackendUnavailable      no candidate computes all products
     """
-    least = {size: min(each.get(size, math.inf) for each in times.values()) for size in set().union(*wanted.values())}
-    numbers = {kernel: sorted({number for name, number, _ in times if name == kernel}) for kernel in KERNELS}
-    limits = sorted({0, NEVER, *(_root(size) for size in least), *(_root(size) + 1 for size in least)})
-    found: tuple[float, int, int, int] = (math.inf, 0, 0, 0)
-    for indirect in numbers["Xgemm"]:
-        for direct in numbers["XgemmDirect"]:
-            for limit in limits:
-                took = {size: _taken(times, size, indirect, direct, limit)[0] for size in least}
-                cost = sum(
-                    sum(map(took.__getitem__, each)) / sum(map(least.__getitem__, each)) for each in wanted.values()
-                )
-                found = min(found, (cost, indirect, direct, limit))
-    cost, indirect, direct, limit = found
-    if not math.isfinite(cost):
+    distinct = set().union(*wanted.values())
+    least = {size: min((each.get(size, math.inf) for each in times.values()), default=math.inf) for size in distinct}
+    if not all(map(math.isfinite, least.values())):
         raise BackendUnavailable("CLBlast: no parameters give right numbers on this device; choose another --device")
-    own = {"Xgemm": indirect, "XgemmDirect": direct}
-    parameters = {kernel: named(kernel, number) for kernel, number in own.items() if number >= 0}
-    first = frozenset(size for size in least if _taken(times, size, indirect, direct, limit)[1])
-    return Setting({**parameters, "GemmRoutine": {LIMIT: limit}}, first)
+    listed = [dict.fromkeys(values for kernel, values, _ in times if kernel == each) for each in KERNELS]
+    limits = sorted({0, NEVER, *map(_root, distinct)})
+
+    def cost(choice: Choice) -> float:
+        took = {size: _taken(times, size, choice)[0] for size in distinct}
+        return sum(sum(took[size] for size in each) / sum(least[size] for size in each) for each in wanted.values())
+
+    indirect, direct, limit = chosen = min(product(listed[0], listed[1], limits), key=cost)
+    first = frozenset(size for size in distinct if _taken(times, size, chosen)[1])
+    return Setting(named((indirect, direct), limit), first)
 
 
 def _root(size: Sizes) -> int:
-    """The largest limit with which Xgemm is taken."""
+    """The least limit with which XgemmDirect is taken."""
     root = round(math.prod(size) ** (1 / 3))
-    return root if root**3 <= math.prod(size) else root - 1
+    return root + (root**3 <= math.prod(size))
 
 
-def _taken(times: Times, size: Sizes, indirect: int, direct: int, limit: int) -> tuple[float, bool]:
-    """(us, whether filters come first) of a product with these candidates."""
-    kernel, number = ("Xgemm", indirect) if math.prod(size) >= limit**3 else ("XgemmDirect", direct)
-    return min((times.get((kernel, number, first), {}).get(size, math.inf), first) for first in (False, True))
+def _taken(times: Times, size: Sizes, choice: Choice) -> tuple[float, bool]:
+    """(us, whether filters come first) of a product."""
+    indirect, direct, limit = choice
+    kernel, values = ("Xgemm", indirect) if math.prod(size) >= limit**3 else ("XgemmDirect", direct)
+    return min((times.get((kernel, values, first), {}).get(size, math.inf), first) for first in (False, True))
