@@ -5,11 +5,30 @@
 
    Reads      x nchw;  bias (k,);  w is the library's
    Writes     columns, then y in place
-   Work-item  RUNS = 1, processors: a row of q numbers, a plane of y;  RUNS = 0, GPUs: one number
+   Work-item  RUNS = 1, processors: a plane of p*q numbers;  RUNS = 0, GPUs: one number
    Cost       bandwidth: r*s as many numbers as x has, written here and read by the product */
 #if RUNS
 #define OF(count) 1
 #define EACH(j, part, count) for (int j = 0; j < (count); j++)
+
+/* Eight numbers that need not be aligned: compilers copy them by vectors. */
+typedef struct __attribute__((packed, aligned(4))) {
+    float8 v;
+} rs_eight;
+
+/* A row of columns, of tap s: zeros, numbers, zeros. */
+inline void rs_row(__global float *to, __global const float *from, const int s, const rs_args *a) {
+    const int shift = s * a->dl1 - a->pd1;
+    const int first = min(a->q, max(0, (a->st1 - 1 - shift) / a->st1));
+    const int end = max(first, min(a->q, (a->w - 1 - shift + a->st1) / a->st1));
+    int q = 0;
+    for (; q < first; q++) to[q] = 0;
+    if (a->st1 == 1)
+        for (; q + 8 <= end; q += 8)
+            ((__global rs_eight *)(to + q))->v = ((__global const rs_eight *)(from + q + shift))->v;
+    for (; q < end; q++) to[q] = from[q * a->st1 + shift];
+    for (; q < a->q; q++) to[q] = 0;
+}
 #else
 #define OF(count) (count)
 #define EACH(j, part, count) const int j = part;
@@ -17,30 +36,24 @@
 
 RS_KERNEL im2col(__global const float *x, __global float *y, __global const float *bias, __global const float *w,
                  __global float *columns, const rs_args a RS_PLACE) {
-    RS_EACH(i, a.n * a.c * a.r * a.s * a.p * OF(a.q)) {
-        const int row = i / OF(a.q), p = row % a.p, s = row / a.p % a.s, r = row / (a.p * a.s) % a.r;
-        const int plane = row / (a.p * a.s * a.r), h = rs_tap(p, r, a.st0, a.dl0, a.pd0, a.h);
-        __global float *to = columns + row * a.q;
-        if (h < 0) {
-            EACH(q, i % a.q, a.q) to[q] = 0;
-        } else {
-            __global const float *from = x + (plane * a.h + h) * a.w;
-#if RUNS /* zeros, numbers, zeros: loops that a compiler can make vectors of */
-            const int shift = s * a.dl1 - a.pd1;
-            const int first = min(a.q, max(0, (a.st1 - 1 - shift) / a.st1));
-            const int end = max(first, min(a.q, (a.w - 1 - shift + a.st1) / a.st1));
-            for (int q = 0; q < first; q++) to[q] = 0;
-            if (a.st1 == 1) {
-                for (int q = first; q < end; q++) to[q] = from[q + shift];
-            } else {
-                for (int q = first; q < end; q++) to[q] = from[q * a.st1 + shift];
-            }
-            for (int q = end; q < a.q; q++) to[q] = 0;
-#else
-            const int v = rs_tap(i % a.q, s, a.st1, a.dl1, a.pd1, a.w);
-            to[i % a.q] = v < 0 ? 0 : from[v];
-#endif
+    const int pixels = a.p * a.q;
+    RS_EACH(i, a.n * a.c * a.r * a.s * OF(pixels)) {
+        const int plane = i / OF(pixels), s = plane % a.s, r = plane / a.s % a.r, c = plane / (a.s * a.r);
+        __global const float *from = x + c * a.h * a.w;
+        __global float *to = columns + plane * pixels;
+#if RUNS
+        for (int p = 0; p < a.p; p++) {
+            const int h = rs_tap(p, r, a.st0, a.dl0, a.pd0, a.h);
+            if (h < 0)
+                for (int q = 0; q < a.q; q++) to[p * a.q + q] = 0;
+            else
+                rs_row(to + p * a.q, from + h * a.w, s, &a);
         }
+#else
+        const int p = i % pixels / a.q, q = i % a.q;
+        const int h = rs_tap(p, r, a.st0, a.dl0, a.pd0, a.h), v = rs_tap(q, s, a.st1, a.dl1, a.pd1, a.w);
+        to[i % pixels] = h < 0 || v < 0 ? 0 : from[h * a.w + v];
+#endif
     }
 }
 

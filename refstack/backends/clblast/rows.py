@@ -129,14 +129,14 @@ def rows(backend: str, device: Device, setting: Callable[[], Setting]) -> tuple[
 
         return Launch("im2col", size, (GROUP,), lambda case: {"RUNS": runs}, function, walks=False)
 
-    def rows_of_columns(case: Case) -> int:
-        _, _, depth = sizes(case)
-        return case.shape[0] * depth * math.prod(case.shape[2 : 3 if runs else 4]) if _unfolded(case) else 0
+    def columns(case: Case) -> int:
+        pixels, _, depth = sizes(case)
+        return _products(case) * depth * (1 if runs else pixels) * _unfolded(case)
 
     def planes(case: Case) -> int:
         return math.prod(case.shape[:2] if runs else case.shape)
 
-    unfold, finish = launch("im2col", rows_of_columns), launch("bias_activation", planes)
+    unfold, finish = launch("im2col", columns), launch("bias_activation", planes)
     found = [
         Kernel(
             op, "dense", backend, "gemm", (unfold, Gemm(setting), finish), needs=needs, pack=transposed,

@@ -33,7 +33,8 @@ CANDIDATES: dict[str, tuple[tuple[Values, Values], ...]] = {
     # nothing in local memory, few work-items with many sums each
     "cpu": (
         ((0, 1, 32, 2, 1, 1, 16, 2, 2, 16, 0, 0, 0, 0, 8, 8), (2, 2, 2, 2, 2, 0, 0, 8, 8, 16)),
-        ((0, 1, 32, 2, 1, 1, 16, 1, 1, 4, 0, 0, 0, 0, 8, 4), (2, 8, 8, 8, 8, 1, 1, 4, 4, 32)),
+        ((0, 1, 32, 2, 1, 1, 32, 4, 4, 16, 0, 0, 0, 0, 8, 4), (2, 8, 8, 8, 8, 1, 1, 4, 4, 32)),
+        ((0, 1, 32, 2, 1, 1, 64, 1, 1, 4, 0, 0, 0, 0, 8, 4), (2, 4, 4, 4, 4, 0, 0, 4, 4, 16)),
         ((0, 1, 32, 2, 8, 8, 64, 32, 8, 128, 0, 0, 0, 0, 8, 4), (8, 8, 8, 8, 8, 0, 0, 8, 4, 64)),
     ),
     # what CLBlast's own database has for other GPUs
@@ -46,7 +47,7 @@ CANDIDATES: dict[str, tuple[tuple[Values, Values], ...]] = {
 }
 """Of Xgemm and XgemmDirect, in the order of NAMES, by the device's kind."""
 
-TIMEOUT_S = 400.0
+TIMEOUT_S = 900.0
 """How long a candidate may take, compilation included."""
 
 Times = dict[tuple[str, Values, bool], dict[Sizes, float]]
