@@ -36,7 +36,7 @@ RS_INLINE int rows(rs_args a) { return a.pd0 + a.h + a.pd2; }
 
 typedef struct __attribute__((packed)) { uint4 v; } pixel_any;
 
-/* One pixel of a block; of nchw the channels from `first` on. Beyond c they meet weights of zero: any number will do. */
+/* One pixel of a block; of nchw the channels from `first` on. Beyond c they meet weights of zero: any will do. */
 RS_INLINE void copy(__global uchar *to, __global const char *x, int first, rs_args a) {
 #if CB == 4
     for (int i = 0; i < 4; i++) to[i] = (uchar)x[min(first + i, a.c - 1) * a.h * a.w] ^ 128;
@@ -145,7 +145,8 @@ RS_ALONE void conv(ARGUMENTS) {
         scratch += own * FLAT * blocks * CB;
         for (int cb = 0; cb < blocks; cb++) {
             __global uchar *to = scratch + cb * count * CB;
-            __global const char *from = x + (CB == 4 ? n * a.c * pixels + first : ((n * blocks + cb) * pixels + first) * CB);
+            const int at = CB == 4 ? n * a.c * pixels + first : ((n * blocks + cb) * pixels + first) * CB;
+            __global const char *from = x + at;
             int j = 0;
             for (; CB == V && j + 4 <= count; j += 4)
                 rs_store_int((__global int *)(to + j * CB),

@@ -43,9 +43,8 @@ RS_ALONE void offset(ARGUMENTS) {
 RS_INLINE rs_ivec decode(rs_ivec codes, int j, rs_ivec table) {
 #ifdef __AVX512VBMI__
     typedef char bytes __attribute__((vector_size(64)));
-    const rs_ivec own = {0x00000000, 0x04040404, 0x08080808, 0x0c0c0c0c, 0x10101010, 0x14141414, 0x18181818, 0x1c1c1c1c,
-                         0x20202020, 0x24242424, 0x28282828, 0x2c2c2c2c, 0x30303030, 0x34343434, 0x38383838, 0x3c3c3c3c};
-    const rs_ivec at = (codes >> (2 * j) & 0x03030303) | own;
+    const rs_ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const rs_ivec at = (codes >> (2 * j) & 0x03030303) | lane * 0x04040404; /* the code's byte of the lane's four */
     return as_int16(__builtin_ia32_permvarqi512(__builtin_astype(table, bytes), __builtin_astype(at, bytes)));
 #else
     /* bytes of ones where a code is 1 or 2 choose the level in the second or third byte of the row's four */

@@ -20,8 +20,9 @@ RS_ALONE void linear_int8_cpu(__global const char *x, __global void *y, __global
         rs_ivec sum = rs_load_int(start + kb * V), other = 0;
         int c = 0;
         for (; c + 8 <= a.c; c += 8) {
-            sum = rs_dot4(sum, rs_four((__global const uchar *)x + c) ^ 0x80808080, rs_load_int(w + c / 4 * V));
-            other = rs_dot4(other, rs_four((__global const uchar *)x + c + 4) ^ 0x80808080, rs_load_int(w + (c / 4 + 1) * V));
+            __global const uchar *at = (__global const uchar *)x + c;
+            sum = rs_dot4(sum, rs_four(at) ^ 0x80808080, rs_load_int(w + c / 4 * V));
+            other = rs_dot4(other, rs_four(at + 4) ^ 0x80808080, rs_load_int(w + (c / 4 + 1) * V));
         }
         for (; c < a.c; c += 4) {
             int four = 0; /* what lies beyond c meets weights of zero */

@@ -4,13 +4,14 @@
        relu       y = activation(x)                      add        y = activation(x0 + x1)
        batchnorm  y = (x - mean[c]) * a[c] + bias[c]
        maxpool    y = the largest of each window; NaN if there is one       avgpool, globalavgpool   the mean
-       quantize   y = clamp(round_half_even(x / scale) + zero_point, -128, 127) in double;  NaN, which has no place, -128
+       quantize   y = clamp(round_half_even(x / scale) + zero_point, -128, 127) in double;  NaN, which has no place,
+                  -128
 
    Reads      x, or x0 and x1;  batchnorm: bias, mean, a (c rounded up to LANES,);  avgpool: int64 {count_include_pad};
               quantize: double {scale}, int64 {zero_point}
    Writes     y, lanes beyond c as zeros
-   Work-item  relu, add, quantize: 1024 numbers;  batchnorm: a plane;  globalavgpool: a plane (16 of nchw);  maxpool, avgpool: an output
-              row (a plane of nchw)
+   Work-item  relu, add, quantize: 1024 numbers;  batchnorm: a plane;  globalavgpool: a plane (16 of nchw);  maxpool,
+              avgpool: an output row (a plane of nchw)
    Cost       bandwidth */
 #if DOUBLES
 #pragma OPENCL EXTENSION cl_khr_fp64 : enable

@@ -60,10 +60,10 @@ class Call:
 
 def walkable(steps: Sequence[Step]) -> bool:
     """Whether a walk can do them and pays: written for it, their table fits, launches would not hide."""
-    calls = [launch for step in steps for launch in segment.launches(step)]
+    calls = [call for step in steps for call in segment.launches(step)]
     macs = sum(step.case.op.macs(*step.case.inputs) for step in steps)
     fits = len(calls) * STEP.itemsize <= TABLE_BYTES and macs < WALK_MACS * len(calls)
-    return fits and all(launch.walks for launch in calls)
+    return fits and all(isinstance(call, Launch) and call.walks for call in calls)
 
 
 class Layout:
@@ -107,6 +107,7 @@ class Layout:
         self.constant += zip(own, step.packed.values(), strict=True)
         scratch = [self.place(step.scratch.nbytes)] if step.scratch.size else []
         for launch in segment.launches(step):
+            assert isinstance(launch, Launch), "walkable said so"
             kind = (launch.source, tuple(sorted(launch.defines(step.case).items())), launch.function or launch.source)
             last = launch.then(step.case) is None
             call = Call(

@@ -39,7 +39,8 @@ def sparse(v: int, pack: Callable[[int, Node, Case], Packed], node: Node, case: 
 def where(v: int, planes: Planes, case: Case) -> Array:
     """int32 (numbers of a channel's planes,): which number of a channel's image stands there, -1 for padding; or -2."""
     op, (_, _, h, w), (_, _, p, q) = cast(Conv2d, case.op), case.inputs[0], case.shape
-    if planes.direct or tiles(v, case) > 1 or q >= NARROW or planes.channel > UNFOLD:
+    copied = tiles(v, case) > 1 or q >= NARROW or planes.channel > UNFOLD
+    if planes.direct or (copied and not planes.unfolded):
         return np.full(1, -2, np.int32)
     (top, left, _, _), (sh, sw), (dh, dw), (r, s) = op.padding, op.stride, op.dilation, op.kernel
     if planes.unfolded:

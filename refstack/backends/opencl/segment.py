@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyopencl as cl
@@ -73,6 +73,19 @@ class Launch:
         """This one and those that follow, all with the same arguments."""
         then = self.then(case)
         return (self, *then.calls(case)) if then else (self,)
+
+
+class Call(Protocol):
+    """What else may stand in a row's `run`: a library's call, which enqueues kernels of its own."""
+
+    def bind(
+        self, runtime: Runtime, queue: cl.CommandQueue, case: Case, given: Sequence[cl.Buffer]
+    ) -> Callable[[], cl.Event]:
+        """A function that enqueues it on these buffers: inputs, y, the packed arrays, scratch if there is any.
+
+        Returns     the function; on a timed queue it gives something with an event's profile.start and profile.end
+        """
+        ...
 
 
 class Runtime:
@@ -233,8 +246,12 @@ class Segment:
             given.append(self._weights(array))
             self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        wanted = [launch for launch in launches(step) if all(launch.size(step.case))]
-        return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
+        return [self._bound(each, step, given) for each in launches(step) if _wanted(each, step.case)]
+
+    def _bound(self, each: Launch | Call, step: Step, given: list[Any]) -> Callable[[], cl.Event]:
+        if isinstance(each, Launch):
+            return self._call(step.case, each, [*given, arguments(step)])
+        return each.bind(self.runtime, self.queue, step.case, given)
 
     def _weights(self, array: Array) -> cl.Buffer:
         """A packed array on the device; a processor reads it where it lies, on pages that NumPy made large."""
@@ -304,10 +321,17 @@ class Segment:
         return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
-def launches(step: Step) -> tuple[Launch, ...]:
+def launches(step: Step) -> tuple[Launch | Call, ...]:
     """All that a step calls, in order."""
-    run: Launch | tuple[Launch, ...] = step.kernel.run
-    return tuple(call for each in (run if isinstance(run, tuple) else (run,)) for call in each.calls(step.case))
+    run: Launch | Call | tuple[Launch | Call, ...] = step.kernel.run
+    found: list[Launch | Call] = []
+    for each in run if isinstance(run, tuple) else (run,):
+        found += each.calls(step.case) if isinstance(each, Launch) else [each]
+    return tuple(found)
+
+
+def _wanted(each: Launch | Call, case: Case) -> bool:
+    return not isinstance(each, Launch) or all(each.size(case))
 
 
 def read_first(steps: Sequence[Step]) -> list[Array]:
@@ -343,7 +367,8 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
-    args["joined"], args["parts"] = -1, launches(step)[0].parts(case)
+    own = (each.parts(case) for each in launches(step) if isinstance(each, Launch))
+    args["joined"], args["parts"] = -1, next(own, 1)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)
