@@ -6,6 +6,7 @@ CIFAR10 ?= $(wildcard ../shared/cifar10)
 ARGS   ?=
 PEERS  ?= onnxruntime,openvino,litert,torch,ncnn,mnn,deepsparse
 TECHNIQUES ?= dense,weight,int8
+JOBS   ?= $(shell nproc)
 SEED   ?= $(shell date +%Y%m%d%H%M)
 
 .PHONY: bench peers findings test docs nightly lint format mutants mutants-python sanitize oclgrind coverage-c neon clean
@@ -28,7 +29,7 @@ findings: $(VENV)/.installed
 test: $(VENV)/.installed-test lint
 	@{ command -v "$${REFSTACK_CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome; } >/dev/null \
 	    || echo "no browser, so the page of refstack report is not tested: apt install chromium, or set REFSTACK_CHROMIUM"
-	$(BIN)/python -m pytest $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(CIFAR10),--cifar10=$(CIFAR10)) $(ARGS)
 
 # Pages from docs/*.md and from the code; a warning is an error. Also a test: tests/test_docs.py.
 docs: $(VENV)/.installed-docs

@@ -32,7 +32,8 @@ def rows_for_views() -> list[dict[str, Any]]:
 def test_speedup_is_against_the_dense_row_of_the_same_backend() -> None:
     rows = rows_for_views()
     rows.append({**rows[1], "backend": "openmp"})
-    assert [row["speedup"] for row in tables.with_ratios(rows)] == [1.0, 2.0, None, None]
+    rows.append({**rows[1], "env": {**rows[1]["env"], "key": "another machine"}})
+    assert [row["speedup"] for row in tables.with_ratios(rows)] == [1.0, 2.0, None, None, None]
 
 
 def test_the_fastest_peer_is_the_measure_where_there_are_peers() -> None:

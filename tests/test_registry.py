@@ -166,7 +166,7 @@ def test_backend_by_name() -> None:
         assert backend(name).NAME == name
         assert set(backend(name).FALLBACK) <= set(BACKENDS)
         assert all(row.backend == name for row in backend(name).kernels())
-    with pytest.raises(UsageError, match="unknown backend 'cuda', wanted one of openmp, opencl, blas, numpy"):
+    with pytest.raises(UsageError, match="unknown backend 'cuda', wanted one of openmp, opencl, blas, numpy, clblast"):
         backend("cuda")
 
 

@@ -70,6 +70,21 @@ def test_machines_builds_and_quick_runs_are_kept_apart(tmp_path: Path) -> None:
     assert page.count('<article class="card">') == 2
 
 
+def test_an_accelerator_is_a_place_of_its_own(tmp_path: Path) -> None:
+    gpu = {
+        "name": "a GPU",
+        "platform": "p",
+        "driver": "1",
+        "kind": "gpu",
+        "roof": {"flops": 1e12, "read_bytes_per_s": 1e11},
+    }
+    found = [row("m", "dense", 8.0, 90.0), row("m", "dense", 4.0, 90.0, backend="opencl", env={**ENV, "device": gpu})]
+    assert [point["machine"] for point in points(machines(found))] == ["A", "B"]
+    page = rs.report(journal(tmp_path / "j.jsonl", found), tmp_path / "r.html").read_text()
+    assert "<h3>B: a GPU</h3>" in page
+    assert "<dd>1000 GFLOP/s FMA, 100.0 GB/s read</dd>" in page
+
+
 def test_what_failed_has_no_time() -> None:
     bad = {**row("m", "dense", 1.0, 90.0), "status": "failed", "status_reason": "wrong"}
     (point,) = points(machines([bad]))

@@ -48,6 +48,7 @@ def test_damaged_lines_are_counted_and_told(tmp_path: Path) -> None:
         (b'[{"schema_version": 99}]', f"row 1: schema 99, this refstack reads up to {SCHEMA_VERSION}; update refstack"),
         (b"[1]", "row 1: got int, wanted an object"),
         (b"[NaN]", "NaN is not JSON, bench writes null"),
+        (b"[1e999]", "1e999 is more than a number can be"),
         (b'[{"a": 1, "a": 2}]', "a name stands twice in one object"),
         (b"[" * 100_000, "nested too deep"),
         (b"[\xff]", "not strict JSON"),

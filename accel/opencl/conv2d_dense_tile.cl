@@ -10,7 +10,8 @@
        rows of w   tap 0: c 0..D-1 | D..2D-1 | ..   tap 1: ..          filters ->        pixels ->
                                                                    D   [ KT w ]     D   [ PT x ]
 
-   Constants  KT PT TK TP D STAGES as above, TK and TP 4 or 8;  HALF = 1: w in float16, arithmetic in float32
+   Constants  KT PT TK TP D STAGES ITEMS as above, TK and TP 4 or 8;  HALF = 1: w in float16, arithmetic in float32
+              TERNARY = 1: w in two bits, 0 none, 1 and 2 what table[1] and table[2] say
               JOINED = 1, in a walk: y = activation2(that + other), where `other` is another layer's output
    Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind
    Writes     y nchw, or sums (parts, k, n*p*q)
@@ -23,25 +24,41 @@
 #undef STAGE
 #undef ROOM
 #undef WEIGHT
-#undef WBYTES
+#undef WBITS
+#undef WCOPY
 #undef WFOUR
+#undef CODED_BY
 #define TEAM ((KT / TK) * (PT / TP))
 #define SLICES (ITEMS / TEAM)
-#if HALF
+#if TERNARY
+#define WEIGHT uchar /* of four weights */
+#define WBITS 2
+#define WCOPY 16
+#define WFOUR(p, at) rs_decode((p)[(at) / 4], positive, negative)
+#define CODED_BY , __global const float *table
+#elif HALF
 #define WEIGHT half
-#define WBYTES 2
-#define WFOUR(p) vload_half4(0, p)
+#define WBITS 16
+#define WCOPY 4
+#define WFOUR(p, at) vload_half4(0, (p) + (at))
+#define CODED_BY
 #else
 #define WEIGHT float
-#define WBYTES 4
-#define WFOUR(p) (*(__local const float4 *)(p))
+#define WBITS 32
+#define WCOPY 4 /* weights of one copy */
+#define WFOUR(p, at) (*(__local const float4 *)((p) + (at)))
+#define CODED_BY
 #endif
-#define STAGE (D * KT * WBYTES / 4 + D * PT) /* in float32 numbers */
+#define WSTAGE (D * KT * WBITS / 32)
+#define STAGE (WSTAGE + D * PT) /* in float32 numbers */
 #define ROOM (STAGES * STAGE > (SLICES > 1) * SLICES * KT * PT ? STAGES * STAGE : SLICES * KT * PT)
 
 RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global const float *bias,
-                            __global const WEIGHT *w, __global float *sums JOINED_WITH, const rs_args a RS_PLACE) {
+                            __global const WEIGHT *w CODED_BY, __global float *sums JOINED_WITH, const rs_args a RS_PLACE) {
     RS_LOCAL(ROOM)
+#if TERNARY
+    const float positive = table[1], negative = table[2];
+#endif
     const int item = get_local_id(0), slice = item / TEAM, mate = item % TEAM;
     const int tk = mate / (PT / TP) * 4, tp = mate % (PT / TP) * 4; /* its first filter and pixel in the tile */
     const int plane = a.h * a.w, pixels = a.p * a.q, all = a.n * pixels;
@@ -72,16 +89,16 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
             const int next = chunk + STAGES - 1;
             if (next < last) {
                 __local float *to = rs_local + next % STAGES * STAGE;
-                __global const WEIGHT *from = w + (size_t)next * D * pitch + k0;
+                __global const uchar *from = (__global const uchar *)w + ((size_t)next * D * pitch + k0) * WBITS / 8;
                 #pragma unroll
-                for (int i = 0; i < D * KT / 4; i += ITEMS) {
-                    const int at = item + i;
-                    if (D * KT / 4 % ITEMS == 0 || at < D * KT / 4)
-                        COPY((__local WEIGHT *)to + 4 * at, from + at / (KT / 4) * pitch + at % (KT / 4) * 4, 4 * WBYTES);
+                for (int i = 0; i < D * KT / WCOPY; i += ITEMS) {
+                    const int at = item + i, place = at / (KT / WCOPY) * pitch + at % (KT / WCOPY) * WCOPY;
+                    if (D * KT / WCOPY % ITEMS == 0 || at < D * KT / WCOPY)
+                        COPY(to + at * (WCOPY * WBITS / 32), from + place * WBITS / 8, WCOPY * WBITS / 8);
                 }
                 const int h = up + r * a.dl0, v = left + s * a.dl1, at = corner + r * a.dl0 * a.w + s * a.dl1;
                 const int inside = j < all && h >= 0 && h < a.h && v >= 0 && v < a.w;
-                to += D * KT * WBYTES / 4;
+                to += WSTAGE;
                 #pragma unroll
                 for (int i = 0; i < D; i += ITEMS / PT)
                     COPY_IF(inside && c0 + i + item / PT < a.c, to + i * PT + item, x, at + (c0 + i) * plane);
@@ -93,14 +110,14 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
             }
             COPIES();
             if (chunk >= first) {
-                __local const float *xs = rs_local + chunk % STAGES * STAGE + D * KT * WBYTES / 4;
-                __local const WEIGHT *ws = (__local const WEIGHT *)(xs - D * KT * WBYTES / 4);
+                __local const float *xs = rs_local + chunk % STAGES * STAGE + WSTAGE;
+                __local const WEIGHT *ws = (__local const WEIGHT *)(xs - WSTAGE);
                 #pragma unroll
                 for (int d = 0; d < D / SLICES; d++) {
                     const int at = d * SLICES + slice;
                     float wr[TK], xr[TP];
                     #pragma unroll
-                    for (int i = 0; i < TK; i += 4) vstore4(WFOUR(ws + at * KT + i / 4 * (KT / 2) + tk), 0, wr + i);
+                    for (int i = 0; i < TK; i += 4) vstore4(WFOUR(ws, at * KT + i / 4 * (KT / 2) + tk), 0, wr + i);
                     #pragma unroll
                     for (int m = 0; m < TP; m += 4) vstore4(LFOUR(xs + at * PT + m / 4 * (PT / 2) + tp), 0, xr + m);
                     #pragma unroll

@@ -40,14 +40,14 @@ typedef struct {
 #endif
 
 /* max(x, 0), then min(.., 6). A comparison with NaN is false, so NaN stays NaN. */
-inline float rs_activate(float x, int activation) {
+static inline float rs_activate(float x, int activation) {
     if (activation) x = x < 0 ? 0 : x;
     if (activation == 2) x = x > 6 ? 6 : x;
     return x;
 }
 
 /* Where a weight's tap lies in the input: -1 outside, where it contributes nothing. */
-inline int rs_tap(int start, int tap, int stride, int dilation, int before, int size) {
+static inline int rs_tap(int start, int tap, int stride, int dilation, int before, int size) {
     const int at = start * stride + tap * dilation - before;
     return at < 0 || at >= size ? -1 : at;
 }

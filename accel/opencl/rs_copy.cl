@@ -6,7 +6,6 @@
    (compute capability 8.0 and up); elsewhere they are done when they are asked for. */
 #ifndef RS_COPY
 #define RS_COPY
-#define ITEMS 256
 #define FOUR(p) (*(__global float4 *)(p))
 #define LFOUR(p) (*(__local float4 *)(p))
 
@@ -28,6 +27,14 @@ static inline void rs_copy(__local void *to, __global const void *from, int byte
 #define COPIES()
 #define COPIED(n)
 #endif
+
+/* Four codes of two bits: 1 is the positive scale, 2 the negative one. */
+static inline float4 rs_decode(int codes, float positive, float negative) {
+    float w[4];
+    #pragma unroll
+    for (int i = 0; i < 4; i++) w[i] = codes >> 2 * i & 1 ? positive : codes >> 2 * i & 2 ? negative : 0;
+    return vload4(0, w);
+}
 
 /* Four results of filter k, pixels `at` and after, to (n, k, p, q); or to (k, n*p*q) for sums in parts. With `other`
    they are added to what lies there at the same place. */

@@ -6,14 +6,28 @@
    others out: fused.py launches no more than fit. One that waits for seconds ends the launch with an error.
    Behind this file stands `walk` itself, written by fused.py: a case of a switch for each kind of step.
 
-   Coherence  what one group wrote before a meeting every group reads after it: the fences are for the whole device,
-              and on NVIDIA a fence drops what the first cache holds */
+   Coherence  what one group wrote before a meeting every group reads after it: arriving releases it to the whole
+              device, seeing the last one arrive acquires it, which on NVIDIA drops what the first cache holds */
 #ifdef __NV_CL_C_VERSION
-#define FENCE() asm volatile("fence.acq_rel.gpu;" ::: "memory")
+#define ARRIVE(met) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(met) : "memory")
 #define GIVE_UP() asm volatile("trap;")
+static inline int rs_arrived(volatile __global int *met) {
+    int count;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(met) : "memory");
+    return count;
+}
 #else
-#define FENCE() mem_fence(CLK_GLOBAL_MEM_FENCE)
+#define ARRIVE(met)                                                                                                    \
+    do {                                                                                                               \
+        mem_fence(CLK_GLOBAL_MEM_FENCE);                                                                               \
+        atomic_inc(met);                                                                                               \
+    } while (0)
 #define GIVE_UP()
+static inline int rs_arrived(volatile __global int *met) {
+    const int count = atomic_add(met, 0);
+    mem_fence(CLK_GLOBAL_MEM_FENCE);
+    return count;
+}
 #endif
 #define PATIENCE (1 << 23) /* looks at the counter, seconds */
 
@@ -38,15 +52,13 @@ typedef struct {
 static inline void rs_meet(volatile __global int *met, int goal, int patience) {
     barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
     if (get_local_id(0) == 0) {
-        FENCE();
-        atomic_inc(met);
-        for (int i = 0; *met < goal; i++)
+        ARRIVE(met);
+        for (int i = 0; rs_arrived(met) < goal; i++)
             if (i > patience) {
                 met[1] = 1;
                 if (patience == PATIENCE) GIVE_UP();
                 break;
             }
-        FENCE();
     }
     barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
 }

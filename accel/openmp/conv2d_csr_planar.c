@@ -11,7 +11,7 @@
    The loops around it are in rs_planar.h.
 
    Reads      x nchw;  pack[0] ends (rs_planar.h), pack[1] offsets uint16 (nnz,), pack[2] values float32 (nnz,),
-              pack[3] int64 {channels in a block};  bias (k,)
+              pack[3], pack[4] (rs_planar.h);  bias (k,)
    Writes     y nchw
    Scratch    on the stack: planes of one tile and block of channels
    Cost       n*p*q * nnz multiply-adds; the loads of pixels bound it */
@@ -26,14 +26,17 @@ RS_INLINE void filter(const rs_job *t, int64_t pixel, const int T, const int SET
     RS_UNROLL for (int j = 1; j < SETS; j++) RS_UNROLL for (int i = 0; i < T; i++) acc[j][i] = (rs_vec){0};
     int64_t e = ends[0];
     const int64_t end = ends[1];
-    for (; e + SETS <= end; e += SETS)
-        RS_UNROLL for (int j = 0; j < SETS; j++) {
-            const float *from = x + offset[e + j];
+    for (; e + 4 <= end; e += 4) {
+        uint64_t four; /* offsets by one load: loads are what bounds this loop */
+        memcpy(&four, offset + e, sizeof four);
+        RS_UNROLL for (int j = 0; j < 4; j++) {
+            const float *from = x + (uint16_t)(four >> 16 * j);
             RS_OPAQUE(from);
             const rs_vec v = rs_all(value[e + j]);
-            RS_UNROLL for (int i = 0; i < T; i++) acc[j][i] += v * rs_load(from + i * RS_V);
+            RS_UNROLL for (int i = 0; i < T; i++) acc[j % SETS][i] += v * rs_load(from + i * RS_V);
         }
-    for (; SETS > 1 && e < end; e++)
+    }
+    for (; e < end; e++)
         RS_UNROLL for (int i = 0; i < T; i++) acc[0][i] += rs_all(value[e]) * rs_load(x + offset[e] + i * RS_V);
     RS_UNROLL for (int i = 0; i < T; i++) {
         RS_UNROLL for (int j = 1; j < SETS; j++) acc[0][i] += acc[j][i];

@@ -2,11 +2,11 @@
 
        y[n,k,p,q] = activation(bias[k] + positive * (sum of x over taps of code 1) - negative * (sum over code 2))
 
-   As conv2d_csr_planar.c, but a stored weight is an offset and no value: filter k has in block b first its positive
+   As conv2d_csr_planar.c, but a stored weight is an offset and no value: a filter has in a block first its positive
    taps, ends[..] to middles[..], then its negative ones, middles[..] to ends[.. + 1].
 
    Reads      x nchw;  pack[0] ends (rs_planar.h), pack[1] offsets uint16 (nnz,), pack[2] middles int32 (blocks*k,),
-              pack[3] int64 {channels in a block}, pack[4] float32 {positive, negative};  bias (k,)
+              pack[3], pack[4] (rs_planar.h), pack[5] float32 {positive, negative};  bias (k,)
    Writes     y nchw
    Scratch    on the stack: planes of one tile and block of channels
    Cost       n*p*q * nnz additions; the loads of pixels bound it */
@@ -32,7 +32,7 @@ RS_INLINE void add_up(const rs_job *t, const float *x, int64_t e, int64_t end, r
 RS_INLINE void filter(const rs_job *t, int64_t pixel, const int T, const int SETS) {
     const int32_t *ends = (const int32_t *)t->a->pack[0] + t->entry;
     const int32_t middle = ((const int32_t *)t->a->pack[2])[t->entry];
-    const float *x = t->planes + pixel, *scales = t->a->pack[4];
+    const float *x = t->planes + pixel, *scales = t->a->pack[5];
     rs_vec plus[RS_TILE], minus[RS_TILE];
     add_up(t, x, ends[0], middle, plus, T, SETS);
     add_up(t, x, middle, ends[1], minus, T, SETS);

@@ -8,7 +8,7 @@
    Writes     y
    Threads    flatten: pieces of 16 KiB;  concat: (image, input);  reorder: RS_V pixels of a block of channels
    Cost       bandwidth; bitwise */
-#include "rs.h"
+#include "rs_transpose.h"
 
 void rs_flatten(const rs_args *a) {
     enum { PIECE = 16384 };
@@ -31,38 +31,7 @@ void rs_concat(const rs_args *a) {
         }
 }
 
-/* Lane i of the result is lane index[i] of a and b, one behind the other. */
-RS_INLINE rs_vec choose(rs_vec a, rs_vec b, rs_ivec index) {
-#ifdef __clang__
-    rs_vec v;
-    for (int i = 0; i < RS_V; i++) v[i] = index[i] < RS_V ? a[index[i]] : b[index[i] - RS_V];
-    return v;
-#else
-    return __builtin_shuffle(a, b, index);
-#endif
-}
-
-/* RS_V rows of RS_V numbers, at distances `from` and `to`: y[j][i] = x[i][j]. Blocks of half a matrix off the diagonal
-   change places, then those of a quarter in each of the four, and so on. */
-RS_INLINE void transpose(const float *x, int64_t from, float *y, int64_t to) {
-    rs_vec m[RS_V];
-    RS_UNROLL for (int i = 0; i < RS_V; i++) m[i] = rs_load(x + i * from);
-    RS_UNROLL for (int half = RS_V / 2; half; half /= 2) {
-        rs_ivec upper = {0}, lower = {0};
-        RS_UNROLL for (int i = 0; i < RS_V; i++) {
-            upper[i] = i & half ? RS_V + i - half : i;
-            lower[i] = i & half ? RS_V + i : i + half;
-        }
-        RS_UNROLL for (int i = 0; i < RS_V; i++) {
-            if (i & half) continue;
-            const rs_vec a = m[i], b = m[i + half];
-            m[i] = choose(a, b, upper), m[i + half] = choose(a, b, lower);
-        }
-    }
-    RS_UNROLL for (int i = 0; i < RS_V; i++) rs_store(y + i * to, m[i]);
-}
-
-RS_INLINE void transpose_float(const void *x, int64_t from, void *y, int64_t to) { transpose(x, from, y, to); }
+RS_INLINE void transpose_float(const void *x, int64_t from, void *y, int64_t to) { rs_transpose(x, from, y, to); }
 RS_INLINE void transpose_int8_t(const void *x, int64_t from, void *y, int64_t to) {
     for (int j = 0; j < RS_V; j++)
         for (int i = 0; i < RS_V; i++) ((int8_t *)y)[j * to + i] = ((const int8_t *)x)[i * from + j];

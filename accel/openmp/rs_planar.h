@@ -3,10 +3,12 @@
    Channels come in blocks whose planes (rs_planes.h) for one tile fit the first cache: all filters of a chunk use a
    block before the next one is made, and their unfinished sums wait in y.
 
-       pack[0]   ends int32 (blocks*k + 1,): the stored weights of filter k in channel block b are those from
-                 ends[b*k + k] to ends[b*k + k + 1]
+       pack[0]   ends int32 (blocks*k + 1,): visit i in channel block b has the stored weights from ends[b*k + i] to
+                 ends[b*k + i + 1]
        pack[1]   offsets uint16 (nnz,): where the pixels of a weight start in the planes of its block
-       pack[3]   int64 {channels in a block}
+       pack[3]   int64 {channels in a block, filters in a group}
+       pack[4]   filters int32 (blocks*k,): whose visit it is. Each group's are in the order of their number of weights:
+                 small maps take few instructions a weight, and a loop whose end was guessed wrong costs as much as ten
        Threads   (image, tile of pixels, chunk of filters) in that order; each makes its own planes */
 #ifndef RS_PLANAR_H
 #define RS_PLANAR_H
@@ -19,7 +21,7 @@ typedef struct {
     const rs_args *a;
     const float *planes;
     float *y;
-    int64_t pixels, k, entry; /* entry: where ends has this filter in this block */
+    int64_t pixels, k, entry; /* entry: where ends has the visit to filter k in this block */
     int first, last;
 } rs_job;
 
@@ -41,11 +43,13 @@ RS_INLINE void rs_end(const rs_job *t, int64_t pixel, int i, const int T, rs_vec
 /* The whole layer, by functions for 8, 4, 2 and 1 vectors of pixels. */
 RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs_filter *two, rs_filter *one) {
     const int64_t pixels = a->p * a->q, vectors = rs_ceil(pixels, RS_V), tiles = rs_ceil(vectors, RS_TILE);
-    const int64_t size = *(const int64_t *)a->pack[3];
+    const int64_t *sizes = a->pack[3], size = sizes[0];
+    const int32_t *filters = a->pack[4];
     const rs_planes m = rs_planes_of(a);
-    /* one chunk of filters for each thread where tiles alone do not share out evenly: every chunk makes the planes
-       anew. How filters are dealt out changes no sum. */
-    const int64_t chunks = a->n * tiles % rs_threads() ? rs_threads() : 1, share = rs_ceil(a->k, chunks);
+    /* one chunk of whole groups of filters for each thread where tiles alone do not share out evenly: every chunk makes
+       the planes anew. How filters are dealt out changes no sum. */
+    const int64_t chunks = a->n * tiles % rs_threads() ? rs_threads() : 1, whole = sizes[1];
+    const int64_t share = rs_ceil(rs_ceil(a->k, chunks), whole) * whole;
     _Alignas(64) float buffer[RS_ROOM + (RS_TILE + 1) * RS_V];
 #pragma omp for collapse(3) schedule(static)
     for (int64_t n = 0; n < a->n; n++)
@@ -57,8 +61,9 @@ RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs
                 for (int64_t c = 0; c < a->c; c += size) {
                     t.first = c == 0, t.last = c + size >= a->c;
                     t.planes = rs_make_planes(a, &m, n, c, rs_min(a->c, c + size), row, buffer) + start - row * a->q;
-                    for (t.k = chunk * share; t.k < k_end; t.k++) {
-                        t.entry = c / size * a->k + t.k, t.y = (float *)a->y + (n * a->k + t.k) * pixels + start;
+                    for (int64_t i = chunk * share; i < k_end; i++) {
+                        t.entry = c / size * a->k + i, t.k = filters[t.entry];
+                        t.y = (float *)a->y + (n * a->k + t.k) * pixels + start;
                         int64_t pixel = 0;
                         if (left == RS_TILE) eight(&t, pixel);
                         else {

@@ -15,6 +15,9 @@ and, if it computes on something else than this process's own threads,
     device()                what that is, in facts for a result; its "kind" is cpu or gpu
     roof()                  its limits, as roofs.measure has them for the host; None if they are the host's
     hold(threads)           before its first use: as many threads as this process's runs are to have
+and, if something takes long the first time,
+    prepare(say)            what has to be found out once on a machine
+    load()                  what a process has to compile or load before its first call
 ctypes and compilers are touched only below this package, and only when a backend is used.
 """
 
@@ -33,6 +36,11 @@ from refstack.kernels import Case, Kernel
 
 BACKENDS = ("openmp", "opencl", "blas", "numpy")
 """Every backend, fastest first."""
+
+BASELINES = ("clblast", "clblast_tuned")
+"""Libraries to compare with: asked for by name only."""
+
+NAMES = (*BACKENDS, *BASELINES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +75,8 @@ class Backend(Protocol):
 
 def backend(name: str) -> Backend:
     """The backend of this name, whether or not it can run here. UsageError for an unknown name."""
-    if name not in (*BACKENDS, "plugin"):
-        raise UsageError(f"unknown backend {name!r}, wanted one of {', '.join(BACKENDS)}")
+    if name not in (*NAMES, "plugin"):
+        raise UsageError(f"unknown backend {name!r}, wanted one of {', '.join(NAMES)}")
     return cast(Backend, importlib.import_module(f"refstack.backends.{name}"))
 
 
@@ -93,7 +101,7 @@ def stopwatch(name: str, steps: Sequence[Step], threads: int) -> Callable[[], li
 
 def device(name: str) -> Mapping[str, Any] | None:
     """What a backend computes on, if that is not simply this machine's processor; None for another runtime too."""
-    own = getattr(backend(name), "device", None) if name in BACKENDS else None
+    own = getattr(backend(name), "device", None) if name in NAMES else None
     return None if own is None else cast("Mapping[str, Any]", own())
 
 
@@ -110,6 +118,20 @@ def hold(name: str, threads: int) -> None:
     own = getattr(backend(name), "hold", None)
     if own is not None:
         own(threads)
+
+
+def prepare(name: str, say: Callable[[str], None]) -> None:
+    """Find out what a backend has to know of this machine, if it does not yet. `say` is told what takes minutes."""
+    own = getattr(backend(name), "prepare", None)
+    if own is not None:
+        own(say)
+
+
+def load(name: str) -> None:
+    """Compile and load now what a backend's first call would take long for."""
+    own = getattr(backend(name), "load", None)
+    if own is not None:
+        own()
 
 
 def rows(names: Iterable[str]) -> tuple[Kernel, ...]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from refstack.backends import packing
+from refstack.backends import packing, packing_images
 from refstack.kernels import Case, Kernel, Need, Reorder
 from refstack.ops import Conv2d
 from refstack.winograd import F2, F4, Winograd
@@ -86,11 +86,49 @@ def planes_fit(v: int) -> Need:
     return need
 
 
+def density_at_least(least: float) -> Need:
+    def need(case: Case) -> str | None:
+        return None if case.density >= least else f"density is {case.density:.2f}, this kernel is for at least {least}"
+
+    return need
+
+
 def density_at_most(most: float) -> Need:
     def need(case: Case) -> str | None:
         return None if case.density <= most else f"density is {case.density:.2f}, this kernel is for at most {most}"
 
     return need
+
+
+def images_pay(v: int) -> Need:
+    """Vectors of images: how many of their lanes must be used so that they beat vectors of pixels (docs/sparse.md)."""
+
+    def need(case: Case) -> str | None:
+        n, _, p, q = case.shape
+        images = packing_images.Images(case, v)
+        strided = cast(Conv2d, case.op).stride == (2, 2)  # few images: its neighbours are not blocked, copies cost more
+        if images.columns and not strided:
+            used, least = images.count, 0.25
+        elif p * q <= 16 or strided:
+            used, least = n, 0.5
+        elif p * q <= 256:
+            used, least = n, 0.8
+        else:
+            return f"output is {p}x{q} at stride 1, this kernel is for at most 256 pixels"
+        lanes = -(-used // v) * v
+        return None if used >= least * lanes else f"{used} of {lanes} lanes are used, this kernel needs {least:.0%}"
+
+    return need
+
+
+def window_of_images(case: Case) -> str | None:
+    op = cast(Conv2d, case.op)
+    if op.dilation != (1, 1) or op.stride not in ((1, 1), (2, 2)) or op.kernel not in ((1, 1), (3, 3)):
+        return (
+            f"kernel {op.kernel}, stride {op.stride}, dilation {op.dilation}; this kernel needs 1x1 or 3x3 at stride "
+            "1 or 2 without dilation"
+        )
+    return None
 
 
 def pixels_at_most(most: int) -> Need:
@@ -257,7 +295,13 @@ def _half(v: int) -> tuple[Kernel, ...]:
 
 
 def _csr(v: int) -> tuple[Kernel, ...]:
+    """Where much is left and many tiles share its larger weights, Winograd is faster, zeros and all: docs/sparse.md."""
     return (
+        replace(_winograd(v, 4), format="csr", summary="decoded: F(4,3), where much is left",
+                needs=(*_winograd(v, 4).needs, tiles_at_least(32, 4), density_at_least(0.3))),
+        _row("conv2d.csr.images", "conv2d_csr_images", "vectors of one pixel of many images, sums in registers",
+             needs=(one_group, window_of_images, images_pay(v)), layouts=(f"nchw{v}c",) * 2,
+             pack=partial(packing_images.csr_images, v), blocks=(v, 4, 8)),
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
              needs=(planes_fit(v),), pack=partial(packing.csr_planar, v), blocks=(v, 2, 4, 8)),
         _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),

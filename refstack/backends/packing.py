@@ -244,18 +244,35 @@ def block_of_channels(v: int, case: Case, nnz: int) -> int:
     return min(most, max(1, fit, LEAST_RUN * k * c // max(1, nnz)))
 
 
+def by_count(visit: Array, filters: Array, part: Array) -> tuple[Array, Array, Array]:
+    """Visits of filters, within each part those with few stored weights first: loops of equal length follow each other.
+
+    Args        visit   (nnz,) in which visit a weight is used          filters, part   (visits,) whose, and where it is
+    Returns     order of the weights; int32 (visits,) filters in the new order; int32 (visits + 1,) where weights end
+    """
+    counts = np.bincount(visit, minlength=len(filters))
+    visits = np.lexsort((counts, part))
+    place = np.empty_like(visits)
+    place[visits] = np.arange(len(visits))
+    ends = np.concatenate([[0], np.cumsum(counts[visits])])
+    return np.argsort(place[visit], kind="stable"), filters[visits].astype(np.int32), ends.astype(np.int32)
+
+
 def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Packed, Array]:
-    """Entries of a sparse matrix by block of channels, then row: their ends and offsets, and the order itself."""
+    """Entries of a sparse matrix as rs_planar.h reads them, by block of channels, then row; and their order."""
     (_, c, _, _), (_, k, _, _), op = case.inputs[0], case.shape, cast(Conv2d, case.op)
     taps = op.kernel[0] * op.kernel[1]
     columns = columns + rows // (k // op.groups) * (c // op.groups * taps)  # of all channels
     size = block_of_channels(v, case, columns.size)
     block, column = np.divmod(columns, size * taps)
     run = block * k + rows
-    order = np.argsort(run, kind="stable")
-    ends = np.searchsorted(run[order], np.arange(-(-c // size) * k + 1)).astype(np.int32)
+    group = max(16, k // 8)
+    filters, blocks = np.tile(np.arange(k), -(-c // size)), np.repeat(np.arange(-(-c // size)), k)
+    order, filters, ends = by_count(run, filters, blocks * k + filters // group)
     offsets = Planes.of(v, case).offsets(column)[order].astype(np.uint16)
-    return {"ends": contiguous(ends), "offsets": contiguous(offsets), "size": integers(size)}, order
+    return {
+        "ends": ends, "offsets": contiguous(offsets), "sizes": integers(size, group), "filters": filters,
+    }, order  # fmt: skip
 
 
 def entries(node: Node) -> Csr:
@@ -274,7 +291,7 @@ def csr_planar(v: int, node: Node, case: Case) -> Packed:
     values = contiguous(weight.values[order])
     return {
         "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"], "values": values,
-        "size": sparse["size"],
+        "sizes": sparse["sizes"], "filters": sparse["filters"],
     }  # fmt: skip
 
 
@@ -289,7 +306,8 @@ def ternary_planar(v: int, node: Node, case: Case) -> Packed:
     middles = starts + before[stops] - before[starts]
     return {
         "bias": bias(node, case.shape[1]), "ends": sparse["ends"], "offsets": sparse["offsets"],
-        "middles": middles.astype(np.int32), "size": sparse["size"], "scales": weight.scales,
+        "middles": middles.astype(np.int32), "sizes": sparse["sizes"], "filters": sparse["filters"],
+        "scales": weight.scales,
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from refstack.backends import BACKENDS, backend
+from refstack.backends import BACKENDS, NAMES, backend, prepare
 from refstack.benchmark.report import Report
 from refstack.compression import ROUNDING, TECHNIQUES
 from refstack.errors import BackendUnavailable, UsageError
@@ -45,8 +45,11 @@ def techniques(asked: Sequence[str] | str | None, models: Sequence[str]) -> list
 
 
 def usable_backends(asked: Sequence[str] | str | None, report: Report) -> list[str]:
-    """Those asked for, every one of which must run here; else those that do."""
-    why = {name: backend(name).unavailable() for name in names("backend", asked, BACKENDS)}
+    """Those asked for, every one of which must run here; else those that do, without baselines."""
+    wanted = names("backend", BACKENDS if asked is None else asked, NAMES)
+    for name in wanted:
+        prepare(name, report.note)
+    why = {name: backend(name).unavailable() for name in wanted}
     for name, reason in why.items():
         if reason and asked is not None:
             raise BackendUnavailable(f"backend {name}: {reason}")

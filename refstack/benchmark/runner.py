@@ -15,7 +15,7 @@ import psutil
 
 import refstack
 from refstack import datasets
-from refstack.backends import BACKENDS, backend, device
+from refstack.backends import BACKENDS, NAMES, backend, device
 from refstack.benchmark import accuracy, artifacts, choices, machine, request
 from refstack.benchmark.artifacts import Artifact
 from refstack.benchmark.cells import Cell, sweep
@@ -132,7 +132,7 @@ class _Sweep:
         self.report.advance(0, "machine limits")
         before = self._roofs(cells)
         self.machine = {"load_average": machine.load_average(), "roofs": before, "measured_utc": machine.now()}
-        for name in sorted({cell.backend for cell in cells}.intersection(BACKENDS)):
+        for name in sorted({cell.backend for cell in cells}.intersection(NAMES)):
             self._look_at(name)
         known = len(self.journal.rows)
         rows: dict[Cell, Row] = {}

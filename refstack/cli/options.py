@@ -21,7 +21,7 @@ Model = Annotated[str, typer.Argument(help="vgg16, resnet18, mobilenet, a point 
 Technique = Annotated[str, typer.Option("--technique", "-t", help="dense, weight, weight-0.8, channel, ternary ..")]
 OneShot = Annotated[bool, typer.Option("--one-shot", help="Compress here, without training, whatever was trained.")]
 Backend = Annotated[
-    str | None, typer.Option("--backend", "-b", help="openmp, blas or numpy; default: the best that runs here.")
+    str | None, typer.Option("--backend", "-b", help="openmp, opencl, blas or numpy; default: the best that runs here.")
 ]
 Tuned = Annotated[bool, typer.Option("--tuning/--no-tuning", help="Use the kernels that `refstack tune` chose here.")]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of one run.")]

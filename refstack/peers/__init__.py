@@ -74,6 +74,12 @@ PEERS = {
             ("ai-edge-litert>=2", "tensorflow-cpu>=2.19", "onnx>=1.17"),
         ),
         Peer("torch", ("torch",), ("torch>=2.6", "onnx>=1.17", "numpy"), ("compiled", "eager")),
+        Peer(
+            "torchcuda",
+            ("torch",),
+            ("torch>=2.6", "onnx>=1.17", "numpy"),
+            ("graph nchw", "graph nhwc", "eager nchw", "eager nhwc"),
+        ),
         Peer("ncnn", ("ncnn", "pnnx"), ("ncnn", "numpy"), ("winograd", "direct"), bare=("pnnx",)),
         Peer("mnn", ("MNN",), ("MNN>=3.0", "numpy"), ("winograd", "less winograd")),
         Peer(

@@ -80,7 +80,7 @@ def tradeoff(metric: Metric, names: Names, panel: int | None = None) -> alt.Laye
     lines = alt.StrokeDash("threads:N", legend=alt.Legend(title="front, threads") if legend else None)
     lines = lines.scale(domain=list(names.threads), range=dashes(names.threads))
     x, y = across(metric, metric.field), up("top1")
-    faded = alt.when("datum.dominated").then(alt.value(0.3)).otherwise(alt.value(1))
+    faded = alt.when("datum.dominated").then(alt.value(0.45)).otherwise(alt.value(1))
     rows = alt.Chart(alt.NamedData("rows"))
     base = front(rows.transform_filter(f"datum.panel === {panel}") if legend else rows, metric.field)
     best = base.transform_filter("!datum.dominated")
@@ -93,7 +93,7 @@ def tradeoff(metric: Metric, names: Names, panel: int | None = None) -> alt.Laye
         layers.append(base.mark_rule().encode(across(metric, low), alt.X2(f"{high}:Q"), y, colour, opacity=faded))
     spoken = alt.ExprRef("join(datum.cells, ', ') + ', ' + datum.place")
     dots = base.mark_point(filled=True, tooltip=alt.ExprRef("datum"), description=spoken)  # page.js words it
-    size = alt.when("datum.dominated").then(alt.value(40)).otherwise(alt.value(80))
+    size = alt.when("datum.dominated").then(alt.value(45)).otherwise(alt.value(80))
     last = alt.Order("dominated:Q", sort="descending")  # the front lies on top
     layers.append(dots.encode(x, y, colour, shape, last, opacity=faded, size=size))
     if metric.paper:

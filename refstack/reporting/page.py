@@ -23,6 +23,7 @@ from refstack.reporting import charts, layers, palette
 from refstack.reporting.picture import VERSION
 from refstack.reporting.points import Machine, Point, columns, machines, panels, points
 from refstack.reporting.records import Records
+from refstack.results import accelerator, device
 
 FILTERS = ("model", "technique", "format", "backend", "threads", "batch", "machine")
 FACTS = {
@@ -137,13 +138,23 @@ def _filters(shown: Sequence[Point], names: charts.Names) -> list[dict[str, Any]
 
 def _card(machine: Machine) -> dict[str, Any]:
     env = machine.env
+    name = accelerator(machine.rows[-1]) or env["cpu"]
     quick = ", quick run" if machine.rows[-1]["quick"] else ""
     facts = [(words, _fact(env[name])) for name, words in FACTS.items() if env.get(name) not in (None, "", [], {})]
     facts += [("limits", limits(roof)) for roof in env.get("roofs") or []]
+    for used in _once(json.dumps(device(row)) for row in machine.rows if device(row)):
+        facts += _device(json.loads(used))
     when = sorted({row["created_utc"][:16].replace("T", " ") for row in machine.rows if row.get("created_utc")})
     facts.append(("measured", " to ".join(dict.fromkeys((when[0], when[-1]))) + " UTC" if when else "-"))
     facts.append(("rows", _count(row["status"] for row in machine.rows)))
-    return {"name": f"{machine.name}: {env.get('cpu', 'unknown processor')}{quick}", "facts": facts}
+    return {"name": f"{machine.name}: {name}{quick}", "facts": facts}
+
+
+def _device(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What OpenCL rows ran on, with its own limits if it is no processor."""
+    words = _fact({name: found[name] for name in ("name", "platform", "driver", "compute_units") if found.get(name)})
+    roof = found.get("roof")
+    return [("OpenCL", words), *([("its limits", limits({"threads": 1, **roof}).partition(": ")[2])] if roof else [])]
 
 
 def _fact(value: Any) -> str:

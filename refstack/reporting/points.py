@@ -16,7 +16,7 @@ from typing import Any
 
 from refstack.benchmark import tables
 from refstack.benchmark.rows import Row
-from refstack.results import latency
+from refstack.results import accelerator, latency
 
 Z = 1.959964
 Point = dict[str, Any]
@@ -25,7 +25,7 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Machine:
-    """Rows whose times may be compared: one machine, one build of refstack and its libraries, quick runs apart.
+    """Rows whose times may be compared: one machine or its accelerator, one build of refstack, quick runs apart.
 
     name    a letter        rows    with their ratios, in order
     """
@@ -41,10 +41,10 @@ class Machine:
 
 
 def machines(rows: Sequence[Row]) -> list[Machine]:
-    """Rows apart by machine and build (`env.key`), in order of appearance; no ratio is taken across."""
+    """Rows apart by machine and build (`env.key`) and accelerator, in order of appearance."""
     found: dict[Any, list[Row]] = {}
     for row in rows:
-        found.setdefault((str(row["env"].get("key")), row["quick"]), []).append(row)
+        found.setdefault((row["env"].get("key"), accelerator(row), row["quick"]), []).append(row)
     return [Machine(_letter(i), tables.with_ratios(each)) for i, each in enumerate(found.values())]
 
 

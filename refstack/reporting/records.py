@@ -39,6 +39,11 @@ RATIOS = {"type": "object", "additionalProperties": ABOVE_0}
 LAYER = _object(model=TEXT, layer=TEXT, problem=TEXT, dense=TEXT, csr=TEXT, even=TEXT, ratios=RATIOS)
 ENV = _object(cpu=TEXT)
 MACHINE = _object(cpu=TEXT, threads_allowed={}, compiler={}, blas={}, libraries=_object(numpy={}))
+MACHINE["properties"]["roofs"] = {"type": ["array", "null"], "items": ROOF}
+MACHINE["properties"]["device"] = {
+    "type": ["object", "null"],
+    "properties": {"roof": {**_object(flops=ABOVE_0, read_bytes_per_s=ABOVE_0), "type": ["object", "null"]}},
+}
 NO_TOP1 = dict.fromkeys(("top1", "top1_source", "top1_reason"))
 KINDS = {
     "profile": _object(env=ENV, networks={"type": "array", "items": NETWORK}),

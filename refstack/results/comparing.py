@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from refstack.benchmark.report import Report
 from refstack.benchmark.rows import Row
@@ -73,10 +72,14 @@ class _Estimate:
     @property
     def p(self) -> float:
         """Two-sided, of no difference."""
+        from scipy import stats  # a second to import
+
         return float(2 * stats.t.sf(abs(self.log) / self.error, self.freedom))
 
     def interval(self, level: float) -> Interval:
         """Of the ratio itself."""
+        from scipy import stats
+
         wide = self.error * float(stats.t.ppf((1 + level) / 2, self.freedom))
         return Interval(math.exp(self.log - wide), math.exp(self.log), math.exp(self.log + wide), level)
 

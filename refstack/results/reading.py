@@ -9,6 +9,7 @@ fields are what the schema says (benchmark/row.schema.json).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def _line(line: bytes, where: str) -> Any:
 def _parsed(text: bytes, where: str) -> Any:
     """Strict JSON."""
     try:
-        return json.loads(text, parse_constant=_refused, object_pairs_hook=_once)
+        return json.loads(text, parse_constant=_refused, parse_float=_finite, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
         raise FormatError(f"{where}: not strict JSON ({reason})") from None
@@ -98,6 +99,13 @@ def _parsed(text: bytes, where: str) -> Any:
 
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON, bench writes null")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is more than a number can be")
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

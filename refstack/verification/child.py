@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from refstack.backends import BACKENDS, backend, plugin
+from refstack.backends import NAMES, backend, load, plugin
 from refstack.errors import UsageError
 from refstack.kernels import Kernel
 from refstack.verification.cases import parse_problem
@@ -32,7 +32,7 @@ class Session:
     def row(self, name: str) -> Kernel:
         """The row of this name."""
         if name not in self.rows:
-            for each in BACKENDS:
+            for each in NAMES:
                 if f".{each}." in name and not backend(each).unavailable():
                     self.rows |= {row.name: row for row in backend(each).kernels()}
         if name not in self.rows:
@@ -41,7 +41,7 @@ class Session:
 
     def start(self, kernel: str) -> dict[str, Any]:
         """Get ready."""
-        self.row(kernel)
+        load(self.row(kernel).backend)
         return {}
 
     def examine(self, kernel: str, problem: str, seed: int, threads: list[int], hard: bool) -> dict[str, Any]:

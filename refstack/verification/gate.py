@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 
-from refstack.backends import BACKENDS
+from refstack.backends import NAMES
 from refstack.verification import records
 from refstack.verification.verdicts import verify
 
@@ -18,7 +18,7 @@ def refused(kernels: Iterable[str], say: Callable[[str], None] = lambda text: No
     Cost        with records, milliseconds; without, some seconds, once for each kernel and source
     """
     wanted = sorted(set(kernels))
-    used = [name for name in BACKENDS if any(_backend(kernel) == name for kernel in wanted)]
+    used = [name for name in NAMES if any(_backend(kernel) == name for kernel in wanted)]
     known = {kernel: record for name in used for kernel, record in records.read(name).items()}
     reasons = {}
     if unknown := [kernel for kernel in wanted if kernel not in known]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 import refstack
-from refstack.backends import BACKENDS, backend, openmp
+from refstack.backends import NAMES, backend, openmp
 from refstack.backends.build import cache_dir
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def keep(verdicts: Sequence[Verdict], profile: str, whole: bool) -> None:
     """Record what `verify` has found of refstack's own kernels: failures always, passing only of a whole profile."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     states = ("FAIL", "CRASH", "TIMEOUT", "PASS") if whole else ("FAIL", "CRASH", "TIMEOUT")
-    for name in BACKENDS:
+    for name in NAMES:
         found = {
             v.kernel: Record(v.state, profile, v.cases, now, v.reason, v.case, v.seed)
             for v in verdicts

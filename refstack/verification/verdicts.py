@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
-from refstack.backends import BACKENDS, backend, plugin
+from refstack.backends import BACKENDS, NAMES, backend, plugin
 from refstack.errors import UsageError
 from refstack.kernels import Kernel
 from refstack.verification import records
@@ -278,7 +278,7 @@ def _rows(
 
 def _failed(rows: Sequence[Kernel]) -> dict[str, tuple[Problem]]:
     """Kernel -> the problem that it is recorded to have failed on: whatever else is drawn, it must pass that."""
-    used = {row.backend for row in rows}.intersection(BACKENDS)
+    used = {row.backend for row in rows}.intersection(NAMES)
     known = {kernel: record for name in used for kernel, record in records.read(name).items() if record.case}
     return {kernel: (parse_problem(record.case, record.seed or 0),) for kernel, record in known.items()}
 

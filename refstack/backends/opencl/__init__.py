@@ -16,7 +16,6 @@ from typing import Any
 
 from refstack.backends import Step
 from refstack.backends.opencl import devices
-from refstack.backends.opencl.packing_gpu import groups_of
 from refstack.errors import BackendUnavailable, UsageError
 from refstack.formats import Array
 from refstack.kernels import Kernel
@@ -89,7 +88,7 @@ def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None =
 
     chosen = devices.chosen()
     if outputs is not None and chosen.kind == "gpu" and walkable(steps):
-        return Walk(steps, outputs, groups_of(chosen)).run
+        return Walk(steps, outputs, chosen.compute_units).run
     return Segment(steps, outputs).run
 
 

@@ -17,7 +17,7 @@ import pyopencl as cl
 
 from refstack.backends import Step
 from refstack.backends.opencl import segment
-from refstack.backends.opencl.packing_gpu import ITEMS
+from refstack.backends.opencl.packing_gpu import ITEMS, WALK_MACS
 from refstack.backends.opencl.segment import ARGS, Launch, Runtime
 from refstack.formats import Array
 
@@ -29,6 +29,8 @@ STEP = np.dtype([("kind", np.int32), ("wait", np.int32), ("shift", np.int32), ("
 """rs_step of walk.cl, field for field."""
 TABLE_BYTES = 64 << 10
 """Constant memory that every device has."""
+MOST = 512
+"""Work-items of all groups that a compute unit holds at once: 128 registers for each."""
 PATIENCE, BRIEF = 1 << 23, 1 << 16
 """Looks at the counter before a group gives up: PATIENCE of walk.cl, and in a trial."""
 
@@ -41,7 +43,7 @@ class Call:
     """One line of the table.
 
     at      offsets of the arrays that the function is given    reads, writes   those among them that hang on others
-    groups  how many it could use
+    work    work-items that it could use    items   of a group, 0: any
     """
 
     kind: Kind
@@ -49,14 +51,17 @@ class Call:
     reads: frozenset[int]
     writes: frozenset[int]
     args: Any
-    groups: int
+    work: int
+    items: int
     room: int
 
 
 def walkable(steps: Sequence[Step]) -> bool:
-    """Whether a walk can do them: written for it, and their table fits."""
-    calls = [launch for step in steps for launch in segment.launches(step)]
-    return all(launch.walks for launch in calls) and len(calls) * STEP.itemsize <= TABLE_BYTES
+    """Whether a walk can do them and pays: written for it, their table fits, launches would not hide."""
+    calls = [call for step in steps for call in segment.launches(step)]
+    macs = sum(step.case.op.macs(*step.case.inputs) for step in steps)
+    fits = len(calls) * STEP.itemsize <= TABLE_BYTES and macs < WALK_MACS * len(calls)
+    return fits and all(isinstance(call, Launch) and call.walks for call in calls)
 
 
 class Layout:
@@ -73,6 +78,7 @@ class Layout:
             self._step(step, readers[i])
         self.outgoing = [(array, self.current[array.ctypes.data]) for array in segment.once(outputs)]
         self.room = max([4, *(call.room for call in self.calls)])
+        self.items = max(call.items for call in self.calls) or ITEMS
 
     def place(self, nbytes: int) -> int:
         """Room for so many bytes."""
@@ -98,11 +104,13 @@ class Layout:
         self.constant += zip(own, step.packed.values(), strict=True)
         scratch = [self.place(step.scratch.nbytes)] if step.scratch.size else []
         for launch in segment.launches(step):
+            assert isinstance(launch, Launch), "walkable said so"
             kind = (launch.source, tuple(sorted(launch.defines(step.case).items())), launch.function or launch.source)
             last = launch.then(step.case) is None
             call = Call(
                 kind, (*inputs, output, *own, *scratch), frozenset([*inputs, *scratch]),
-                frozenset([output] if last else scratch), args, launch.size(step.case)[0] // ITEMS, launch.room(step.case),
+                frozenset([output] if last else scratch), args, launch.size(step.case)[0],
+                0 if launch.group else launch.items(step.case)[0], launch.room(step.case),
             )  # fmt: skip
             self.calls.append(call)
         self.only = {**getattr(self, "only", {}), output: only}
@@ -140,7 +148,7 @@ class Layout:
             if call.reads & fresh:
                 line["wait"], used, fresh = 1, 0, set()
             line["shift"] = used % groups
-            used += call.groups
+            used += -(-call.work // self.items)
             fresh |= call.writes
         return lines
 
@@ -161,7 +169,7 @@ def _readers(steps: Sequence[Step], outputs: Sequence[Array]) -> list[bool]:
     return found
 
 
-def program(calls: Sequence[Call], kinds: Mapping[Kind, int], room: int) -> str:
+def program(calls: Sequence[Call], kinds: Mapping[Kind, int], room: int, items: int) -> str:
     """The text of `walk`: every source once for each set of constants, its functions numbered, and the switch."""
     parts = ["#define RS_WALK 1", segment.text("walk")]
     bodies: dict[tuple[str, tuple[tuple[str, int], ...]], dict[str, str]] = {}
@@ -173,7 +181,7 @@ def program(calls: Sequence[Call], kinds: Mapping[Kind, int], room: int) -> str:
         parts += [segment.file_text(source), *(f"#undef {name}" for name in names)]
     counts = {call.kind: len(call.at) for call in calls}
     cases = "\n".join(_case(number, counts[kind]) for kind, number in kinds.items())
-    parts.append(_WALK.replace("CASES", cases).replace("SHARED", str(room)))
+    parts.append(_WALK.replace("CASES", cases).replace("SHARED", str(room)).replace("WIDTH", str(items)))
     return "\n".join(parts)
 
 
@@ -186,7 +194,7 @@ _WALK = """
 #undef ROOM
 #line 1 "walk"
 #define AT(j) ((__global void *)(memory + 16 * (size_t)steps[i].at[j]))
-__kernel __attribute__((reqd_work_group_size(256, 1, 1)))
+__kernel __attribute__((reqd_work_group_size(WIDTH, 1, 1)))
 void walk(__global uchar *memory, __constant const rs_step *steps, const int count, const int meetings,
           volatile __global int *met, const int patience, __global ulong *times) {
     __local float room[SHARED] __attribute__((aligned(16)));
@@ -208,22 +216,22 @@ CASES
 
 
 class Walk:
-    """Steps that one launch runs."""
+    """Steps that one launch runs, on so many compute units."""
 
-    def __init__(self, steps: Sequence[Step], outputs: Sequence[Array], groups: int, timed: bool = False) -> None:
+    def __init__(self, steps: Sequence[Step], outputs: Sequence[Array], units: int, timed: bool = False) -> None:
         self.runtime = segment.runtime()
         self.queue = self.runtime.queue(timed)
         self.layout = layout = Layout(steps, outputs)
         kinds: dict[Kind, int] = {}
         for call in layout.calls:
             kinds.setdefault(call.kind, len(kinds))
-        self.kernel = self.runtime.walk("#define TIMED 1\n" * timed + program(layout.calls, kinds, layout.room))
+        self.kernel = self.runtime.walk("#define TIMED 1\n" * timed + program(layout.calls, kinds, layout.room, layout.items))
         with segment.explained("memory for the steps"):
             self.memory, self.met = self.runtime.buffer(layout.size), self.runtime.buffer(UNIT)
             for start, array in layout.constant:
                 if array.nbytes:
                     cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start)
-            self.groups = resident(self.runtime, self.kernel, groups)
+            self.groups = resident(self.runtime, self.kernel, units * max(1, MOST // layout.items), layout.items)
             self.table = layout.table(kinds, self.groups)
             self.stamps = self.runtime.buffer(8 * (len(self.table) + 1))
             self.held = _arm(self.runtime, self.queue, self.kernel, self.memory, self.table, self.met, self.stamps)
@@ -233,10 +241,10 @@ class Walk:
         with segment.explained("a run"):
             for start, array in self.layout.incoming:
                 cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start, is_blocking=False)
-            self.event = cl.enqueue_nd_range_kernel(self.queue, self.kernel, (self.groups * ITEMS,), (ITEMS,))
-            for array, start in self.layout.outgoing:
-                cl.enqueue_copy(self.queue, array, self.memory, src_offset=start, is_blocking=False)
-            self.queue.finish()
+            self.event = cl.enqueue_nd_range_kernel(
+                self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
+            )
+            segment.fetch(self.queue, [(array, self.memory, start) for array, start in self.layout.outgoing])
 
 
 def _arm(
@@ -253,14 +261,14 @@ def _arm(
     return held
 
 
-def resident(runtime: Runtime, kernel: Any, groups: int) -> int:
+def resident(runtime: Runtime, kernel: Any, groups: int, items: int) -> int:
     """How many groups of a walk run at once: as many as asked for, or half as often halved. Found by a trial."""
-    queue, met = runtime.queue(False), runtime.buffer(UNIT)
+    queue, met, unused = runtime.queue(False), runtime.buffer(UNIT), runtime.buffer(ALIGNED)
     while groups > 1:
         table = np.zeros(2, STEP)
         table["kind"], table["wait"] = -1, 1
-        held = _arm(runtime, queue, kernel, met, table, met, met, BRIEF)
-        cl.enqueue_nd_range_kernel(queue, kernel, (groups * ITEMS,), (ITEMS,))
+        held = _arm(runtime, queue, kernel, unused, table, met, unused, BRIEF)
+        cl.enqueue_nd_range_kernel(queue, kernel, (groups * items,), (items,))
         missed = np.zeros(2, np.int32)
         cl.enqueue_copy(queue, missed, met)
         held.release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from refstack.backends import packing
 from refstack.backends.opencl import rows_cpu
@@ -17,7 +17,7 @@ from refstack.backends.opencl.rows_cpu_plain import doubles
 from refstack.backends.opencl.rows_gpu import rows_gpu
 from refstack.backends.opencl.segment import Launch
 from refstack.backends.openmp_rows import between
-from refstack.kernels import Case, Kernel, layout_shape
+from refstack.kernels import Case, Kernel, Reorder, layout_block, layout_shape
 
 GROUP = 64
 """Work-items of a work-group where the kernel does not care."""
@@ -26,7 +26,7 @@ GROUP = 64
 def rows(backend: str, device: Device) -> tuple[Kernel, ...]:
     """Best first for every op and format."""
     plain = (*_direct(), *_pointwise(device))
-    processor, gpu = rows_cpu.rows(device), rows_gpu(device)
+    processor, gpu = (*rows_cpu.rows(device), *_reorders()), rows_gpu(device)
     listed = (*gpu, *plain, *processor) if device.kind == "gpu" else (*processor, *plain, *gpu)
     return tuple(replace(row, backend=backend) for row in listed)
 
@@ -68,6 +68,22 @@ def _direct() -> tuple[Kernel, ...]:
         integer = _each("conv2d_int8_direct")
         found += [row(f"{op}.{each}.direct", integer, "the plain loop", pack=int8) for each in ("int8", "ternary8")]
     return tuple(found)
+
+
+def _reorders() -> tuple[Kernel, ...]:
+    """To and from nchw, a row at a time: for processors."""
+
+    def size(case: Case) -> tuple[int]:
+        op, (n, c, h, _) = cast(Reorder, case.op), case.inputs[0]
+        lanes = layout_block(op.source if op.target == "nchw" else op.target)
+        return (-(-n * -(-c // lanes) * h // GROUP) * GROUP,)
+
+    needs = (between("nchw", "nchw8c", "nchw16c"),)
+    return tuple(
+        row(f"reorder.{dtype}.rows", Launch("reorder_rows", size, (GROUP,), function=f"reorder_{dtype}_rows"),
+            "a row of one block", needs=needs)
+        for dtype in ("float32", "int8")
+    )  # fmt: skip
 
 
 def _pointwise(device: Device) -> tuple[Kernel, ...]:

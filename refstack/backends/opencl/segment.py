@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyopencl as cl
@@ -46,7 +46,7 @@ class Launch:
 
     source      file in accel/opencl        function    the kernel in it, if it is not called like its file
     size        case -> work-items in each dimension, a multiple of the group's; none in one: nothing is called
-    group       work-items of a work-group
+    group       work-items of a work-group; empty: the constant ITEMS
     defines     case -> constants of the source; few different ones, since each set is compiled
     parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
     room        case -> float32 numbers of local memory
@@ -65,10 +65,27 @@ class Launch:
     room: Callable[[Case], int] = field(default=lambda case: 0)
     walks: bool = True
 
+    def items(self, case: Case) -> tuple[int, ...]:
+        """Work-items of a work-group."""
+        return self.group or (self.defines(case)["ITEMS"],)
+
     def calls(self, case: Case) -> tuple[Launch, ...]:
         """This one and those that follow, all with the same arguments."""
         then = self.then(case)
         return (self, *then.calls(case)) if then else (self,)
+
+
+class Call(Protocol):
+    """What else may stand in a row's `run`: a library's call, which enqueues kernels of its own."""
+
+    def bind(
+        self, runtime: Runtime, queue: cl.CommandQueue, case: Case, given: Sequence[cl.Buffer]
+    ) -> Callable[[], cl.Event]:
+        """A function that enqueues it on these buffers: inputs, y, the packed arrays, scratch if there is any.
+
+        Returns     the function; on a timed queue it gives something with an event's profile.start and profile.end
+        """
+        ...
 
 
 class Runtime:
@@ -199,6 +216,20 @@ class _Memory:
         return True
 
 
+def fetch(queue: cl.CommandQueue, wanted: Sequence[tuple[Array, cl.Buffer, int]]) -> None:
+    """Wait for arrays that lie so many bytes behind a buffer's start.
+
+    By way of memory of their own: an output may lie where an input has been, and NVIDIA's runtime does not bear that
+    memory is read into from which it still copies.
+    """
+    held = [np.empty_like(array) for array, _, _ in wanted]
+    for own, (_, buffer, start) in zip(held, wanted, strict=True):
+        cl.enqueue_copy(queue, own, buffer, src_offset=start, is_blocking=False)
+    queue.finish()
+    for own, (array, _, _) in zip(held, wanted, strict=True):
+        array[...] = own
+
+
 class Segment:
     """Steps that are enqueued together."""
 
@@ -210,6 +241,7 @@ class Segment:
         with explained("memory for the steps"):
             self.memory = _Memory(self.runtime, [*values, *scratch], outputs is None)
             self.packed: list[tuple[cl.Buffer, Array]] = []
+            self.given: list[Any] = []  # a kernel does not keep its arguments alive
             self.calls = [self._calls(step) for step in steps]
             self.queue.finish()
         written = [*(step.output for step in steps), *scratch]
@@ -228,8 +260,12 @@ class Segment:
             given.append(self._weights(array))
             self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        wanted = [launch for launch in launches(step) if all(launch.size(step.case))]
-        return [self._call(step.case, launch, [*given, arguments(step)]) for launch in wanted]
+        return [self._bound(each, step, given) for each in launches(step) if _wanted(each, step.case)]
+
+    def _bound(self, each: Launch | Call, step: Step, given: list[Any]) -> Callable[[], cl.Event]:
+        if isinstance(each, Launch):
+            return self._call(step.case, each, [*given, arguments(step)])
+        return each.bind(self.runtime, self.queue, step.case, given)
 
     def _weights(self, array: Array) -> cl.Buffer:
         """A packed array on the device; a processor reads it where it lies, on pages that NumPy made large."""
@@ -242,18 +278,19 @@ class Segment:
 
     def _call(self, case: Case, launch: Launch, given: list[Any]) -> Callable[[], cl.Event]:
         kernel = self.runtime.kernel(launch, case)
+        self.given += given
         for i, argument in enumerate(given):
             kernel.set_arg(i, argument)
-        self._fits(launch, kernel)
-        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.group)
+        self._fits(kernel, math.prod(launch.items(case)), launch.source)
+        return partial(cl.enqueue_nd_range_kernel, self.queue, kernel, launch.size(case), launch.items(case))
 
-    def _fits(self, launch: Launch, kernel: cl.Kernel) -> None:
-        device, group = self.queue.device, math.prod(launch.group)
+    def _fits(self, kernel: cl.Kernel, group: int, source: str) -> None:
+        device = self.queue.device
         most = kernel.get_work_group_info(cl.kernel_work_group_info.WORK_GROUP_SIZE, device)
         local = kernel.get_work_group_info(cl.kernel_work_group_info.LOCAL_MEM_SIZE, device)
         if group > most or local > device.local_mem_size:
             raise ResourceError(
-                f"{launch.source}.cl: a work-group takes {group} work-items and {local} bytes of local memory, "
+                f"{source}.cl: a work-group takes {group} work-items and {local} bytes of local memory, "
                 f"{self.runtime.device.label} has {most} and {device.local_mem_size}; choose another --device"
             )
 
@@ -262,16 +299,20 @@ class Segment:
         with explained("a run"):
             if self.guarded:
                 self.memory.mark(self.queue)
-            for buffer, array in self.incoming:
-                cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+            self._bring()
             for calls in self.calls:
                 for call in calls:
                     call()
-            for array, buffer in self.outgoing:
-                cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
-            self.queue.finish()
+            self._fetch()
             if self.guarded:
                 self._inspect()
+
+    def _bring(self) -> None:
+        for buffer, array in self.incoming:
+            cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+
+    def _fetch(self) -> None:
+        fetch(self.queue, [(array, buffer, 0) for array, buffer in self.outgoing])
 
     def _inspect(self) -> None:
         """What only the device's own memory shows."""
@@ -286,19 +327,23 @@ class Segment:
     def times(self) -> list[int]:
         """ns of each step, by the device's clock."""
         with explained("a run"):
-            for buffer, array in self.incoming:
-                cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
+            self._bring()
             events = [[call() for call in calls] for calls in self.calls]
-            for array, buffer in self.outgoing:
-                cl.enqueue_copy(self.queue, array, buffer, is_blocking=False)
-            self.queue.finish()
+            self._fetch()
         return [sum(event.profile.end - event.profile.start for event in own) for own in events]
 
 
-def launches(step: Step) -> tuple[Launch, ...]:
+def launches(step: Step) -> tuple[Launch | Call, ...]:
     """All that a step calls, in order."""
-    run: Launch | tuple[Launch, ...] = step.kernel.run
-    return tuple(call for each in (run if isinstance(run, tuple) else (run,)) for call in each.calls(step.case))
+    run: Launch | Call | tuple[Launch | Call, ...] = step.kernel.run
+    found: list[Launch | Call] = []
+    for each in run if isinstance(run, tuple) else (run,):
+        found += each.calls(step.case) if isinstance(each, Launch) else [each]
+    return tuple(found)
+
+
+def _wanted(each: Launch | Call, case: Case) -> bool:
+    return not isinstance(each, Launch) or all(each.size(case))
 
 
 def read_first(steps: Sequence[Step]) -> list[Array]:
@@ -329,7 +374,8 @@ def arguments(step: Step) -> Any:
         args[name] = value
     args["r"] = args["s"] = 1
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
-    args["joined"], args["parts"] = -1, launches(step)[0].parts(case)
+    own = (each.parts(case) for each in launches(step) if isinstance(each, Launch))
+    args["joined"], args["parts"] = -1, next(own, 1)
     args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
     args["x_block"], args["y_block"] = _block(source), _block(target)
