@@ -40,7 +40,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Plan, np.ndarray]
     listed = rows("opencl", replace(devices.chosen(), kind="gpu"))
     monkeypatch.setattr(opencl, "kernels", lambda: listed)
     x = np.random.default_rng(0).standard_normal((2, 3, 6, 6), np.float32)
-    yield plan(network(), 2, "opencl"), x
+    return plan(network(), 2, "opencl"), x
 
 
 def test_a_walk_gives_the_bits_of_the_steps_one_by_one(planned: tuple[Plan, np.ndarray]) -> None:
@@ -97,10 +97,11 @@ def test_every_tile_is_one_that_its_kernel_can_be() -> None:
     """What conv2d_dense_tile.cl divides must divide, and local memory holds it."""
     for tile in (*packing_gpu.SMALL, *packing_gpu.LARGE, *packing_gpu.SMALL_INT8, *packing_gpu.LARGE_INT8):
         teams, left = divmod(tile.items * tile.tk * tile.tp, tile.kt * tile.pt)
-        assert teams >= 1 and left == 0, tile
-        assert tile.d % teams == 0 and tile.items % tile.pt == 0 and tile.d % (tile.items // tile.pt) == 0, tile
+        assert (teams >= 1, left) == (True, 0), tile
+        assert (tile.d % teams, tile.items % tile.pt, tile.d % (tile.items // tile.pt)) == (0, 0, 0), tile
         assert tile.room * 4 <= 48 << 10, tile
-        assert {tile.tk, tile.tp} <= {4, 8} and tile.stages >= 2, tile
+        assert {tile.tk, tile.tp} <= {4, 8}, tile
+        assert tile.stages >= 2, tile
 
 
 def test_parts_never_outnumber_the_portions_of_a_sum() -> None:

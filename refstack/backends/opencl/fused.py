@@ -18,7 +18,7 @@ import pyopencl as cl
 from refstack.backends import Step
 from refstack.backends.opencl import segment
 from refstack.backends.opencl.packing_gpu import ITEMS, WALK_MACS
-from refstack.backends.opencl.segment import ARGS, Runtime
+from refstack.backends.opencl.segment import ARGS, Launch, Runtime
 from refstack.formats import Array
 
 PLACES = 13
