@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +31,7 @@ def network() -> Graph:
 
 
 @pytest.fixture
-def planned(monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, np.ndarray]:
+def planned(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Plan, np.ndarray]]:
     """The network on the rows of a GPU; one tile, so that little is compiled, and sums in parts."""
     from refstack.backends.opencl.rows import rows
 
@@ -96,8 +97,8 @@ def test_every_tile_is_one_that_its_kernel_can_be() -> None:
     """What conv2d_dense_tile.cl divides must divide, and local memory holds it."""
     for tile in (*packing_gpu.SMALL, *packing_gpu.LARGE, *packing_gpu.SMALL_INT8, *packing_gpu.LARGE_INT8):
         teams, left = divmod(tile.items * tile.tk * tile.tp, tile.kt * tile.pt)
-        assert teams >= 1, tile
-        assert not any((left, tile.d % teams, tile.items % tile.pt, tile.d % (tile.items // tile.pt))), tile
+        assert (teams >= 1, left) == (True, 0), tile
+        assert (tile.d % teams, tile.items % tile.pt, tile.d % (tile.items // tile.pt)) == (0, 0, 0), tile
         assert tile.room * 4 <= 48 << 10, tile
         assert {tile.tk, tile.tp} <= {4, 8}, tile
         assert tile.stages >= 2, tile

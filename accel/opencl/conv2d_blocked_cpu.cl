@@ -43,7 +43,8 @@ RS_ALONE void pad(ARGUMENTS) {
 RS_ALONE void conv(ARGUMENTS) {
     const int blocks = rs_ceil(a.c, VIN), outs = rs_ceil(a.k, V), n = get_global_id(1);
     const int flat = a.r * a.s * a.st0 * a.st1 == 1 && !a.pd0 && !a.pd1 && !a.pd2 && !a.pd3;
-    const rs_span g = rs_span_of(get_global_id(2), outs, tile[0]);
+    rs_span g;
+    rs_span_of(get_global_id(2), outs, tile[0], &g);
     const int h = flat ? 1 : a.h, q = flat ? a.p * a.q : a.q, p = flat ? 0 : get_global_id(0);
     const int start = flat ? get_global_id(0) * 48 : 0, end = flat ? min(q, start + 48) : q;
     const int residue = (copied(a) ? columns(a) : flat ? a.h * a.w : a.w) * VIN;

@@ -136,7 +136,8 @@ RS_INLINE void line(const rs_image *m, int p, int q0, int q1, int at, const int 
 RS_ALONE void conv(ARGUMENTS) {
     const int blocks = rs_ceil(a.c, CB), outs = rs_ceil(a.k, V), piece = get_global_id(0), n = get_global_id(1);
     const int flat = a.r * a.s * a.st0 * a.st1 == 1 && !a.pd0 && !a.pd1 && !a.pd2 && !a.pd3, pixels = a.p * a.q;
-    const rs_span g = rs_span_of(get_global_id(2), outs, sizes[0]);
+    rs_span g;
+    rs_span_of(get_global_id(2), outs, sizes[0], &g);
     const int first = flat ? piece * FLAT : piece * a.q, count = flat ? min(FLAT, pixels - first) : a.q;
     const int residue = (flat ? count : columns(a)) * CB, row = residues(a) * residue;
     const int plane = flat ? residue : rows(a) * row;
@@ -155,7 +156,7 @@ RS_ALONE void conv(ARGUMENTS) {
         }
     }
     rs_rule rules[4];
-    for (int b = 0; b < g.size; b++) rules[b] = rs_rule_of(requant, unit, (g.first + b) * V, outs * V, a);
+    for (int b = 0; b < g.size; b++) rs_rule_of(rules + b, requant, unit, (g.first + b) * V, outs * V, a);
     const rs_image m = {.x = flat ? scratch : scratch + n * blocks * plane, .rules = rules, .y = y, .blocks = blocks,
                         .w = w + g.first * V * blocks * a.r * a.s * CB, .start = start + g.first * V, .r = a.r,
                         .s = a.s, .st = a.st0, .dh = a.dl0, .plane = plane, .line = row, .residue = residue,

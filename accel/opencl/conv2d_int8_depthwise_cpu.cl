@@ -68,7 +68,8 @@ RS_ALONE void conv2d_int8_depthwise_cpu(__global const char *x, __global void *y
     const int plane = get_global_id(1), blocks = rs_ceil(a.c, V), b = plane % blocks;
     const int inner = min(rs_ceil(a.pd1, a.st1), a.q), room = a.w + a.pd1 - (a.s - 1) * a.dl1;
     const int outer = room > 0 ? max(inner, min(rs_ceil(room, a.st1), a.q)) : inner;
-    const rs_rule rule = rs_rule_of(requant, unit, b * V, blocks * V, a);
+    rs_rule rule;
+    rs_rule_of(&rule, requant, unit, b * V, blocks * V, a);
     rs_row m = {.x = x + plane * a.h * a.w * V, .w = w + b * a.r * a.s * V, .out = y, .rule = &rule,
                 .start = rs_load_int(start + b * V), .zero = (int)sizes[1], .a = a};
     const int first = get_global_id(0) * ROWS(a.q), end = min(a.p, first + ROWS(a.q));

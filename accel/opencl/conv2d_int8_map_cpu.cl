@@ -105,7 +105,8 @@ RS_ALONE void conv(ARGUMENTS) {
             EACH_8(ROW)
 #endif
         }
-    const rs_rule rule = rs_rule_of(requant, unit, kb * V, outs * V, a);
+    rs_rule rule;
+    rs_rule_of(&rule, requant, unit, kb * V, outs * V, a);
 #define FINISH(i) rs_finish_all(y, ((n * outs + kb) * P * P + i) * V, sum[i], &rule);
     EACH_PIXEL(FINISH)
 }

@@ -39,12 +39,14 @@
         __global const ushort *offsets, VALUES, __global const long *sizes, __global const int *where, SCALES          \
         __global float *scratch, const rs_args a
 
+typedef struct __attribute__((packed, aligned(4))) { float8 v; } half_any;
+typedef struct __attribute__((packed, aligned(4))) { float4 v; } four_any;
+
 /* One row: the image's pixels at columns q*st + shift, zeros left and right of it. Nothing is read from `end` on. */
 RS_INLINE void plane_row(__global float *row, __global const float *line, __global const float *end, int shift,
                          rs_args a) {
     const int first = clamp(a.st1 == 1 ? -shift : rs_ceil(max(-shift, 0), a.st1), 0, a.q);
     const int last = clamp(a.st1 == 1 ? a.w - shift : rs_ceil(max(a.w - shift, 0), a.st1), first, a.q);
-    typedef struct __attribute__((packed, aligned(4))) { float8 v; } half_any;
     int q = 0;
     for (; q < first; q++) row[q] = 0;
     line += shift;
@@ -108,6 +110,7 @@ RS_ALONE void planes(ARGUMENTS) {
     __global const float *end = x + a.n * a.c * a.h * a.w;
     scratch += ((n * tiles + tile) * a.c + c) * channel;
     x += (n * a.c + c) * a.h * a.w;
+    if (c == a.c - 1 && tile == tiles - 1 && n == a.n - 1) zeros(scratch + channel, 9 * V);
     if (where[0] != -2) {
         look_up(scratch, x, where, channel, a);
         return;
@@ -207,7 +210,6 @@ RS_INLINE void filter(const rs_job *t, int pixel, const int T, const int SETS) {
 #if !TERNARY
 /* A map of four pixels: narrow vectors load nothing beyond it. */
 RS_INLINE void small(const rs_job *t) {
-    typedef struct __attribute__((packed, aligned(4))) { float4 v; } four_any;
     float4 sum[8];
     int e = t->begin;
 #define NOTHING(i) sum[i] = 0;

@@ -100,7 +100,8 @@ RS_ALONE void transform(ARGUMENTS) {
 RS_ALONE void multiply(ARGUMENTS) {
     const int blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V), count = tiles(a), point = get_global_id(2);
     const int start = get_global_id(0) * 48, end = min(count, start + 48);
-    const rs_span g = rs_span_of(get_global_id(1), outs, sizes[0]);
+    rs_span g;
+    rs_span_of(get_global_id(1), outs, sizes[0], &g);
     const rs_image m = {.x = scratch + point * blocks * count * V, .w = w + (point * outs + g.first) * blocks * V * V,
                         .table = 0, .blocks = blocks, .h = 1, .r = 1, .s = 1, .st = 1, .dh = 1, .line = count * V,
                         .residue = 0, .sw = 1, .dw = 1, .next = count * V};

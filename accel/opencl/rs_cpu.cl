@@ -70,10 +70,9 @@ typedef struct {
     int first, size; /* blocks */
 } rs_span;
 
-RS_INLINE rs_span rs_span_of(int i, int blocks, int most) {
+RS_INLINE void rs_span_of(int i, int blocks, int most, rs_span *g) {
     const int full = blocks / most;
-    rs_span g = {i * most, most};
-    if (i == full && blocks % most >= 2) g.first = full * most, g.size = 2;
-    else if (i >= full) g.first = blocks - 1, g.size = 1;
-    return g;
+    g->first = i * most, g->size = most;
+    if (i == full && blocks % most >= 2) g->size = 2;
+    else if (i >= full) g->first = blocks - 1, g->size = 1;
 }

@@ -65,16 +65,15 @@ RS_INLINE long8 rs_even(rs_ivec x) { return as_long8(x) << 32 >> 32; }
 RS_INLINE long8 rs_odd(rs_ivec x) { return as_long8(x) >> 32; }
 
 /* For channels k .. k + V - 1 of K. */
-RS_INLINE rs_rule rs_rule_of(__global const int *requant, __global const float *unit, int k, int K, rs_args a) {
-    rs_rule rule;
-    rule.to_int8 = a.to_int8, rule.activation = a.activation, rule.unit = rs_load(unit + k);
+RS_INLINE void rs_rule_of(rs_rule *rule, __global const int *requant, __global const float *unit, int k, int K,
+                          rs_args a) {
+    rule->to_int8 = a.to_int8, rule->activation = a.activation, rule->unit = rs_load(unit + k);
 #define RS_FIELD(i, field)                                                                                             \
-    rule.even.field = rs_even(rs_load_int(requant + i * K + k));                                                       \
-    rule.odd.field = rs_odd(rs_load_int(requant + i * K + k));
+    rule->even.field = rs_even(rs_load_int(requant + i * K + k));                                                      \
+    rule->odd.field = rs_odd(rs_load_int(requant + i * K + k));
     RS_FIELD(0, m0) RS_FIELD(1, shift) RS_FIELD(2, zero) RS_FIELD(3, low) RS_FIELD(4, high)
-    rule.even.nearest = (long8)(1) << rule.even.shift >> 1;
-    rule.odd.nearest = (long8)(1) << rule.odd.shift >> 1;
-    return rule;
+    rule->even.nearest = (long8)(1) << rule->even.shift >> 1;
+    rule->odd.nearest = (long8)(1) << rule->odd.shift >> 1;
 }
 
 RS_INLINE long8 rs_scale(long8 acc, const rs_scaling *s) {

@@ -15,8 +15,12 @@ typedef uint rs_stored;
 #endif
 
 #ifdef __AVX512F__
+typedef short rs_halves __attribute__((vector_size(32)));
+typedef struct __attribute__((packed, aligned(2))) { rs_halves v; } rs_halves_any;
 typedef float rs_floats __attribute__((vector_size(64)));
 typedef int rs_ints __attribute__((vector_size(64)));
+#else
+typedef struct __attribute__((packed, aligned(2))) { ushort16 v; } rs_halves_any;
 #endif
 
 /* V weights. */
@@ -24,14 +28,11 @@ RS_INLINE rs_vec rs_weights(__global const rs_stored *w, rs_vec table) {
 #if FORMAT == 0
     return rs_load(w);
 #elif FORMAT == 1 && defined(__AVX512F__)
-    typedef short halves __attribute__((vector_size(32)));
-    typedef struct __attribute__((packed, aligned(2))) { halves v; } halves_any;
     const rs_floats none = __builtin_astype((rs_vec)(0), rs_floats);
-    return as_float16(__builtin_ia32_vcvtph2ps512_mask(((__global const halves_any *)w)->v, none, (short)-1, 4));
+    return as_float16(__builtin_ia32_vcvtph2ps512_mask(((__global const rs_halves_any *)w)->v, none, (short)-1, 4));
 #elif FORMAT == 1
     /* exponent and fraction as those of a float are 2^112 times too small, whatever the exponent was */
-    typedef struct __attribute__((packed, aligned(2))) { ushort16 v; } halves_any;
-    const rs_ivec all = RS_CONVERT(((__global const halves_any *)w)->v, int16);
+    const rs_ivec all = RS_CONVERT(((__global const rs_halves_any *)w)->v, int16);
     const rs_vec size = as_float16((all & 0x7fff) << 13) * 0x1p112f;
     return as_float16(as_int16(size) | (all & 0x8000) << 16);
 #else

@@ -201,8 +201,8 @@ class _Memory:
         return whole.get_sub_region(self.margin, max(self.sizes[array.ctypes.data], LEAST // 4))
 
     def mark(self, queue: cl.CommandQueue) -> None:
-        """Write the pattern into all margins."""
-        for whole in self.whole.values():
+        """Write the pattern into all margins, if there are any: oclgrind takes what is filled for unwritten."""
+        for whole in self.whole.values() if self.margin else ():
             cl.enqueue_fill_buffer(queue, whole, np.uint8(PATTERN), 0, whole.size)
 
     def intact(self, queue: cl.CommandQueue) -> bool:
