@@ -154,7 +154,7 @@ def _parts(tile: Tile, case: Case, groups: int) -> list[int]:
 
 
 def _microseconds(plan: Plan, case: Case, groups: int) -> float:
-    """Fitted to 600 timings of the three networks' layers at batch 1 on an H100 (error 7 %, docs/opencl-gpu.md)."""
+    """Fitted to timings of the networks' layers at batch 1 on an H100 (error 7 %, docs/opencl-gpu.md)."""
     tile, count = plan.tile, plan.tile.count(case) * plan.parts
     rounds, chunks = -(-count // groups), -(-tile.chunks(case) // plan.parts)
     products = -(-2 * count // groups) * chunks * tile.d * tile.kt * tile.pt
