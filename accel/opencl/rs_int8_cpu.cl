@@ -23,7 +23,7 @@ RS_INLINE int8 rs_dot4_half(int8 acc, int8 x, int8 w) {
 #endif
 
 /* acc + four unsigned bytes, the same in all lanes, times four signed ones a lane; the first is the lowest. */
-RS_INLINE rs_ivec rs_dot4(rs_ivec acc, int four, rs_ivec w) {
+RS_INLINE rs_ivec rs_dot4_all(rs_ivec acc, int four, rs_ivec w) {
     const rs_ivec x = four;
 #ifdef __AVX512VNNI__
     return as_int16(__builtin_ia32_vpdpbusd512(RS_INTS(acc), RS_INTS(x), RS_INTS(w)));
@@ -69,7 +69,7 @@ RS_INLINE void rs_rule_of(rs_rule *rule, __global const int *requant, __global c
                           rs_args a) {
     rule->to_int8 = a.to_int8, rule->activation = a.activation, rule->unit = rs_load(unit + k);
 #define RS_FIELD(i, field)                                                                                             \
-    rule->even.field = rs_even(rs_load_int(requant + i * K + k));                                                       \
+    rule->even.field = rs_even(rs_load_int(requant + i * K + k));                                                      \
     rule->odd.field = rs_odd(rs_load_int(requant + i * K + k));
     RS_FIELD(0, m0) RS_FIELD(1, shift) RS_FIELD(2, zero) RS_FIELD(3, low) RS_FIELD(4, high)
     rule->even.nearest = (long8)(1) << rule->even.shift >> 1;
