@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -21,7 +20,7 @@ from refstack.backends import Step
 from refstack.backends.opencl import devices
 from refstack.compare import check_step
 from refstack.errors import RefstackError
-from refstack.kernels import Kernel, layout_shape, parse_case
+from refstack.kernels import Kernel, from_nchw, layout_shape, parse_case
 from refstack.memory import ALIGNMENT
 from refstack.planner import aligned
 from refstack.verification.cases import Problem
@@ -45,7 +44,7 @@ def step_of(row: Kernel, word: str) -> Step:
     """A call of this row with drawn weights and inputs."""
     problem = Problem(parse_case(word), "normal", 1)
     node, case = real_case(problem)
-    inputs = tuple(aligned(x) for x in inputs_of(problem))
+    inputs = tuple(aligned(from_nchw(x, row.layouts[0])) for x in inputs_of(problem))
     output = aligned(np.empty(layout_shape(row.layouts[1], case.shape), np.dtype(case.output)))
     packed = {name: aligned(array) for name, array in row.pack(node, case).items()}
     scratch = aligned(np.zeros(row.scratch(case) + ALIGNMENT, np.uint8))[: row.scratch(case)]
@@ -78,7 +77,8 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,128")
     batches = [int(each) for each in parser.parse_args().batches.split(",")]
     device = devices.chosen()
-    rows = [replace(row) for row in backends.rows(["opencl"]) if row.backend == "opencl" and row.variant != "direct"]
+    other = "cpu" if device.kind == "gpu" else "gpu"
+    rows = [row for row in backends.rows(["opencl"]) if row.backend == "opencl" and other not in row.variant]
     print(f"{device.label}, {device.driver}\n")
     heads = ["layer", "batch", "dense us", *(f"csr {each:g}" for each in DENSITIES), "ternary", "int8", "half"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
@@ -89,7 +89,8 @@ def main() -> None:
             words += [f"conv2d.ternary:n{batch}{layer}_d0.50", f"conv2d.int8:n{batch}{layer}_to-int8"]
             words += [f"conv2d.half:n{batch}{layer}"]
             times = [microseconds(rows, word) for word in words]
-            print(f"| {layer} | {batch} | {dense:.1f} | " + " | ".join(f"{dense / t:.2f}" for t in times) + " |", flush=True)
+            gains = " | ".join(f"{dense / time:.2f}" for time in times)
+            print(f"| {layer} | {batch} | {dense:.1f} | {gains} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 /* The plain sparse loop: any stride, padding, dilation and number of groups.
 
-       y[n,k,p,q] = activation(bias[k] + sum over the stored weights of row k of  x[n, c, p*st + r*dl - top, ..] * value)
+       y[n,k,p,q] = activation(bias[k] + sum over the stored weights of row k of  x[n, c, p*st + r*dl - top, ..] * w)
 
    Reads      x nchw;  bias (k,);  indptr int32 (k+1,);  taps int32 (nnz, 3) as c, r, s;  values float32 (nnz,)
    Writes     y nchw

@@ -49,7 +49,8 @@ RS_KERNEL conv2d_csr_gpu(__global const float *x, __global float *y, __global co
             }
             for (; at < last; at += TEAMS) {
                 const int2 entry = entries[at];
-                if (inside >> ((uint)entry.x >> 26) & 1) sum = fma(as_float(entry.y), x[corner + (entry.x & 0x3ffffff)], sum);
+                if (inside >> ((uint)entry.x >> 26) & 1)
+                    sum = fma(as_float(entry.y), x[corner + (entry.x & 0x3ffffff)], sum);
             }
 #if TEAMS > 1
             rs_local[item] = sum;

@@ -54,7 +54,8 @@
 #define ROOM (STAGES * STAGE > (SLICES > 1) * SLICES * KT * PT ? STAGES * STAGE : SLICES * KT * PT)
 
 RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global const float *bias,
-                            __global const WEIGHT *w CODED_BY, __global float *sums JOINED_WITH, const rs_args a RS_PLACE) {
+                            __global const WEIGHT *w CODED_BY, __global float *sums JOINED_WITH,
+                            const rs_args a RS_PLACE) {
     RS_LOCAL(ROOM)
 #if TERNARY
     const float positive = table[1], negative = table[2];

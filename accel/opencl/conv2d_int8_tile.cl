@@ -72,7 +72,8 @@ RS_KERNEL conv2d_int8_tile(__global const char *x, __global void *y, __global co
                     const int c = c0 + 4 * (item / PT + i * (ITEMS / PT));
                     char bytes[4];
                     #pragma unroll
-                    for (int e = 0; e < 4; e++) bytes[e] = inside && c + e < a.c ? x[at + (c + e) * plane] : (char)outside;
+                    for (int e = 0; e < 4; e++)
+                        bytes[e] = inside && c + e < a.c ? x[at + (c + e) * plane] : (char)outside;
                     words[i] = as_int((char4)(bytes[0], bytes[1], bytes[2], bytes[3]));
                 }
                 c0 += 4 * D;

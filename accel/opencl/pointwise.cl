@@ -3,7 +3,7 @@
        relu       y = activation(x)                      add        y = activation(x0 + x1)
        batchnorm  y = (x - mean[c]) * a[c] + bias[c]     reorder    y = x in another layout
        maxpool    y = the largest of each window; NaN if there is one       avgpool, globalavgpool   the mean
-       quantize   y = clamp(round_half_even(x / scale) + zero_point, -128, 127) in double;  NaN, which has no place, -128
+       quantize   y = clamp(round_half_even(x / scale) + zero_point, -128, 127) in double;  NaN gives -128
 
    Reads      x, or x0 and x1;  batchnorm: bias, mean, a (c rounded up to lanes,);  avgpool: int64 {count_include_pad};
               quantize: double {scale}, int64 {zero_point}

@@ -1,6 +1,6 @@
 /* What a device can do at best: fused multiply-adds on registers, and reading memory.
 
-   fma        Work-item  CHAINS chains of float4, `rounds` fused multiply-adds each, written so that none can be left out
+   fma        Work-item  CHAINS chains of float4, `rounds` fused multiply-adds each, so that none can be left out
    read       Work-item  adds up every `items`-th float4 of x, `count` in all
    Next: refstack/backends/opencl/roofs.py */
 #define CHAINS 8

@@ -42,7 +42,8 @@ static inline void rs_put4(__global float *y, int k, int at, float four[4], __gl
     const int pixels = a.p * a.q, all = a.n * pixels;
     for (int e = 0; e < 4 && at + e < all; e++) {
         const int to = at + e;
-        const size_t place = a.parts > 1 ? (size_t)k * all + to : ((size_t)(to / pixels) * a.k + k) * pixels + to % pixels;
+        const size_t place =
+            a.parts > 1 ? (size_t)k * all + to : ((size_t)(to / pixels) * a.k + k) * pixels + to % pixels;
         if (pixels % 4 == 0) {
             if (other) {
                 float more[4];

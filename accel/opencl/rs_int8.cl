@@ -32,8 +32,9 @@ static inline int rs_dot4(int x, int w, int acc) {
 }
 
 /* The sum of filter k at pixel `at`: finished, or left to be added to those of other parts. */
-static inline void rs_put_int8(__global void *y, __global int *sums, int k, int at, int sum, int part, __global const int *start,
-                        __global const int *requant, __global const float *unit, rs_args a) {
+static inline void rs_put_int8(__global void *y, __global int *sums, int k, int at, int sum, int part,
+                               __global const int *start, __global const int *requant, __global const float *unit,
+                               rs_args a) {
     const int pixels = a.p * a.q, all = a.n * pixels;
     if (a.parts > 1) sums[((size_t)part * a.k + k) * all + at] = sum;
     else rs_finish(y, (at / pixels * a.k + k) * pixels + at % pixels, start[k] + sum, requant, unit, k, a.k, a);

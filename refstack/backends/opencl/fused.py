@@ -31,6 +31,8 @@ TABLE_BYTES = 64 << 10
 """Constant memory that every device has."""
 MOST = 512
 """Work-items of all groups that a compute unit holds at once: 128 registers for each."""
+JOINING = ("conv2d_dense_tile", "conv2d_dense_sum")
+"""Sources that can add another layer's output on the way."""
 PATIENCE, BRIEF = 1 << 23, 1 << 16
 """Looks at the counter before a group gives up: PATIENCE of walk.cl, and in a trial."""
 
@@ -73,10 +75,11 @@ class Layout:
         self.incoming: list[tuple[int, Array]] = []
         self.constant: list[tuple[int, Array]] = []
         self.calls: list[Call] = []
+        self.only: set[int] = set()  # outputs that are read once
         readers = _readers(steps, outputs)
         for i, step in enumerate(steps):
             self._step(step, readers[i])
-        self.outgoing = [(array, self.current[array.ctypes.data]) for array in segment.once(outputs)]
+        self.outgoing = [(array, self.current[array.ctypes.data]) for array in segment.last(outputs)]
         self.room = max([4, *(call.room for call in self.calls)])
         self.items = max(call.items for call in self.calls) or ITEMS
 
@@ -113,23 +116,21 @@ class Layout:
                 0 if launch.group else launch.items(step.case)[0], launch.room(step.case),
             )  # fmt: skip
             self.calls.append(call)
-        self.only = {**getattr(self, "only", {}), output: only}
+        self.only |= {output} if only else set()
         self.current[step.output.ctypes.data] = output
 
     def _join(self, inputs: list[int], output: int, activation: int) -> Call | None:
-        """The convolution's last call as it also does this addition: the one that was made last, if nobody else reads."""
+        """The convolution's last call, which then also adds, if nobody else reads its output; else None."""
         for i in range(len(self.calls) - 1, -1, -1):
             call = self.calls[i]
             made = next(iter(call.writes & set(inputs)), None)
-            if made is None or not self.only.get(made) or not call.kind[0].startswith("conv2d_dense_") or len(set(inputs)) < 2:
-                continue
-            if call.kind[0] not in ("conv2d_dense_tile", "conv2d_dense_sum") or call.args["joined"] >= 0:
+            source, constants, function = call.kind
+            if made not in self.only or source not in JOINING or inputs[0] == inputs[1] or call.args["joined"] >= 0:
                 continue
             other = inputs[1 - inputs.index(made)]
             args = call.args.copy()
             args["joined"] = activation
             at = (*(output if each == made else each for each in call.at), other)
-            source, constants, function = call.kind
             del self.calls[i]
             return replace(
                 call, kind=(source, (*constants, ("JOINED", 1)), function), at=at, args=args,
@@ -216,7 +217,7 @@ CASES
 
 
 class Walk:
-    """Steps that one launch runs, on so many compute units."""
+    """Steps that one launch runs, on so many compute units; 0: by one group."""
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Array], units: int, timed: bool = False) -> None:
         self.runtime = segment.runtime()
@@ -225,13 +226,14 @@ class Walk:
         kinds: dict[Kind, int] = {}
         for call in layout.calls:
             kinds.setdefault(call.kind, len(kinds))
-        self.kernel = self.runtime.walk("#define TIMED 1\n" * timed + program(layout.calls, kinds, layout.room, layout.items))
+        text = program(layout.calls, kinds, layout.room, layout.items)
+        self.kernel = self.runtime.walk("#define TIMED 1\n" * timed + text)
         with segment.explained("memory for the steps"):
             self.memory, self.met = self.runtime.buffer(layout.size), self.runtime.buffer(UNIT)
             for start, array in layout.constant:
                 if array.nbytes:
                     cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start)
-            self.groups = resident(self.runtime, self.kernel, units * max(1, MOST // layout.items), layout.items)
+            self.groups = resident(self.runtime, self.kernel, max(1, units * MOST // layout.items), layout.items)
             self.table = layout.table(kinds, self.groups)
             self.stamps = self.runtime.buffer(8 * (len(self.table) + 1))
             self.held = _arm(self.runtime, self.queue, self.kernel, self.memory, self.table, self.met, self.stamps)
@@ -244,7 +246,8 @@ class Walk:
             self.event = cl.enqueue_nd_range_kernel(
                 self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
             )
-            segment.fetch(self.queue, [(array, self.memory, start) for array, start in self.layout.outgoing])
+            for array, start in self.layout.outgoing:
+                cl.enqueue_copy(self.queue, array, self.memory, src_offset=start)
 
 
 def _arm(

@@ -55,8 +55,15 @@ class Tile:
     @property
     def defines(self) -> dict[str, int]:
         """The constants of conv2d_dense_tile.cl."""
-        return {"KT": self.kt, "PT": self.pt, "TK": self.tk, "TP": self.tp, "D": self.d, "STAGES": self.stages,
-                "ITEMS": self.items}
+        return {
+            "KT": self.kt,
+            "PT": self.pt,
+            "TK": self.tk,
+            "TP": self.tp,
+            "D": self.d,
+            "STAGES": self.stages,
+            "ITEMS": self.items,
+        }
 
     @property
     def room(self) -> int:
@@ -105,6 +112,8 @@ LARGE_INT8 = tuple(
     for sizes in ((128, 128, 8, 8, 8), (128, 64, 8, 4, 16), (64, 128, 8, 4, 16), (64, 256, 8, 8, 8), (64, 64, 8, 4, 16),
                   (128, 32, 4, 4, 16))
 )  # fmt: skip
+ALONE = {1: 0.7, 2: 0.9}
+"""What is left of the speed where a compute unit has so few groups."""
 WALK_MACS = 100_000_000
 """Multiply-adds of a call, on average, from which launches cost nothing: the device is busy longer than the caller."""
 
@@ -159,7 +168,7 @@ def _operations(plan: Plan, case: Case, groups: int) -> float:
     """Multiply-adds that the busiest compute unit does, in the first tile's; alone, a group waits for its copies."""
     tile, count = plan.tile, plan.tile.count(case) * plan.parts
     busiest, chunks = -(-2 * count // groups), -(-tile.chunks(case) // plan.parts)
-    speed = SPEED[(LARGE_INT8 if tile.channels == 4 else LARGE).index(tile)] * (0.7 if busiest == 1 else 0.9 if busiest == 2 else 1.0)
+    speed = SPEED[(LARGE_INT8 if tile.channels == 4 else LARGE).index(tile)] * ALONE.get(busiest, 1.0)
     sums = 20.0 * plan.parts * case.shape[1] * pixels(case) / (groups / 2) if plan.parts > 1 else 0.0
     return (busiest * (chunks + 4) * tile.d * tile.kt * tile.pt) / speed + sums
 
@@ -186,11 +195,11 @@ def int8_tiled(plan: Plan, node: Node, case: Case) -> Packed:
     weight = cast(Int8, node.weight)
     w = weight.values.reshape(case.shape[1], case.inputs[0][1], taps(case))
     w = packing.pad_axis(packing.pad_axis(w, 1, 4 * plan.tile.d), 0, plan.tile.kt)
-    w = w.reshape(len(w), -1, 4, w.shape[2]).transpose(3, 1, 0, 2)
+    fours = w.reshape(len(w), -1, 4, w.shape[2]).transpose(3, 1, 0, 2)
     zero = weight.input.zero_point
     start = weight.integer_bias(node.bias) - zero * weight.values.sum(axis=1, dtype=np.int64)
     finish = packing.finish(node, case, 1, start.astype(np.int32))
-    return {"weights": contiguous(w), "zero": np.full(4, zero, np.int8).view(np.int32), **finish}
+    return {"weights": contiguous(fours), "zero": np.full(4, zero, np.int8).view(np.int32), **finish}
 
 
 def sparse(node: Node, case: Case) -> Packed:

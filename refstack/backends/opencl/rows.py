@@ -48,7 +48,7 @@ def each_number(layout: str = "nchw") -> Callable[[Case], tuple[int]]:
 
 
 def _each(source: str, function: str = "", **defines: int) -> Launch:
-    return Launch(source, each_number(), (GROUP,), lambda case: defines, function)
+    return Launch(source, each_number(), (GROUP,), lambda case: defines, function, walks=True)
 
 
 def _direct() -> tuple[Kernel, ...]:

@@ -42,11 +42,11 @@ def tile_row(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
         plan = planned(case)
         return (plan.tile.items * plan.parts * plan.tile.count(case),)
 
-    total = Launch("conv2d_dense_sum", each, (ITEMS,), lambda case: {"TERNARY": stored["TERNARY"]})
+    total = Launch("conv2d_dense_sum", each, (ITEMS,), lambda case: {"TERNARY": stored["TERNARY"]}, walks=True)
     run = Launch(
         "conv2d_dense_tile", size, (), lambda case: {**planned(case).tile.defines, **stored},
         parts=lambda case: planned(case).parts, then=lambda case: total if planned(case).parts > 1 else None,
-        room=lambda case: planned(case).tile.room,
+        room=lambda case: planned(case).tile.room, walks=True,
     )  # fmt: skip
     row = Kernel(
         op, format, "", "tile", run, needs=(_one_group,), pack=lambda node, case: pack(planned(case), node, case),
@@ -61,10 +61,11 @@ def _int8(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
     def size(case: Case) -> tuple[int]:
         return (planned(case).tile.items * planned(case).parts * planned(case).tile.count(case),)
 
-    total = Launch("conv2d_int8_sum", each, (ITEMS,))
+    total = Launch("conv2d_int8_sum", each, (ITEMS,), walks=True)
     run = Launch(
         "conv2d_int8_tile", size, (), lambda case: planned(case).tile.defines, parts=lambda case: planned(case).parts,
         then=lambda case: total if planned(case).parts > 1 else None, room=lambda case: planned(case).tile.room,
+        walks=True,
     )  # fmt: skip
     return Kernel(
         op, format, "", "tile", run, needs=(_one_group,),
@@ -92,7 +93,7 @@ def _sparse(op: str, format: str) -> Kernel:
     def defines(case: Case) -> dict[str, int]:
         return {"PT": packing.lanes(case), "ROWS": packing.rows_at_once(case)}
 
-    run = Launch("conv2d_csr_gpu", size, (ITEMS,), defines, room=lambda case: ITEMS)
+    run = Launch("conv2d_csr_gpu", size, (ITEMS,), defines, room=lambda case: ITEMS, walks=True)
     needs, summary = (_few_taps, _short_offsets), "a filter and some pixels for a group, teams share the stored weights"
     return Kernel(op, format, "", "gpu", run, needs=needs, pack=packing.sparse, blocks=(4, 16, 64), summary=summary)
 
@@ -117,7 +118,7 @@ def _depthwise(format: str) -> Kernel:
         return f"groups={groups}, this kernel wants one filter for each of {channels} channels"
 
     halves = int(format == "half")
-    run = Launch("conv2d_dense_depthwise_gpu", each, (ITEMS,), lambda case: {"HALF": halves})
+    run = Launch("conv2d_dense_depthwise_gpu", each, (ITEMS,), lambda case: {"HALF": halves}, walks=True)
     pack = (lambda node, case: half(packing.depthwise(node, case))) if halves else packing.depthwise
     needs, summary = (each_has_one,), "nine loads at once, nothing shared"
     return Kernel("conv2d", format, "", "depthwise_gpu", run, needs=needs, pack=pack, summary=summary)

@@ -63,7 +63,7 @@ class Launch:
     parts: Callable[[Case], int] = field(default=lambda case: 1)
     then: Callable[[Case], Launch | None] = field(default=lambda case: None)
     room: Callable[[Case], int] = field(default=lambda case: 0)
-    walks: bool = True
+    walks: bool = False
 
     def items(self, case: Case) -> tuple[int, ...]:
         """Work-items of a work-group."""
@@ -216,20 +216,6 @@ class _Memory:
         return True
 
 
-def fetch(queue: cl.CommandQueue, wanted: Sequence[tuple[Array, cl.Buffer, int]]) -> None:
-    """Wait for arrays that lie so many bytes behind a buffer's start.
-
-    By way of memory of their own: an output may lie where an input has been, and NVIDIA's runtime does not bear that
-    memory is read into from which it still copies.
-    """
-    held = [np.empty_like(array) for array, _, _ in wanted]
-    for own, (_, buffer, start) in zip(held, wanted, strict=True):
-        cl.enqueue_copy(queue, own, buffer, src_offset=start, is_blocking=False)
-    queue.finish()
-    for own, (array, _, _) in zip(held, wanted, strict=True):
-        array[...] = own
-
-
 class Segment:
     """Steps that are enqueued together."""
 
@@ -249,7 +235,7 @@ class Segment:
         incoming = [*read_first(steps), *poisoned] if outputs is None else read_first(steps)
         outgoing = written if outputs is None else outputs
         self.incoming = [(self.memory.of(array), array) for array in once(incoming)]
-        self.outgoing = [(array, self.memory.of(array)) for array in once(outgoing)]
+        self.outgoing = [(array, self.memory.of(array)) for array in (last(outgoing) if outputs else once(outgoing))]
         changed = {array.ctypes.data for array in written}
         self.kept = [(buffer, array) for buffer, array in self.incoming if array.ctypes.data not in changed]
         self.kept += [(buffer, array) for buffer, array in self.packed if array.nbytes]
@@ -312,7 +298,9 @@ class Segment:
             cl.enqueue_copy(self.queue, buffer, array, is_blocking=False)
 
     def _fetch(self) -> None:
-        fetch(self.queue, [(array, buffer, 0) for array, buffer in self.outgoing])
+        for array, buffer in self.outgoing:  # copies that wait are quicker than a wait behind them
+            cl.enqueue_copy(self.queue, array, buffer)
+        self.queue.finish()
 
     def _inspect(self) -> None:
         """What only the device's own memory shows."""
@@ -363,6 +351,11 @@ def once(arrays: Sequence[Array]) -> list[Array]:
         if array.nbytes and array.nbytes > getattr(found.get(array.ctypes.data), "nbytes", 0):
             found[array.ctypes.data] = array
     return list(found.values())
+
+
+def last(outputs: Sequence[Array]) -> list[Array]:
+    """One for each address, the last that is written there: those before it are gone by then."""
+    return list({array.ctypes.data: array for array in outputs}.values())
 
 
 def arguments(step: Step) -> Any:
