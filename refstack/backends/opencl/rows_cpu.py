@@ -16,6 +16,7 @@ from refstack.backends.opencl.segment import runtime
 from refstack.backends.opencl.tiles_cpu import DENSE, HALF, TERNARY, blocked, depthwise, small_maps
 from refstack.backends.openmp_rows import (
     channels_at_least,
+    density_at_least,
     density_at_most,
     one_group,
     pixels_at_most,
@@ -80,16 +81,19 @@ def _winograd(m: int) -> Kernel:
 def _half() -> tuple[Kernel, ...]:
     """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of dense weights run."""
     pack = partial(packing.half_blocked, V)
-    few = blocked("conv2d.half.blocked16", "register tiles, two bytes a weight", V, HALF, pack)
+    few = blocked("conv2d.half.blocked_half", "register tiles, two bytes a weight", V, HALF, pack)
     return (
-        small_maps("conv2d.half.map16", HALF, packing.half_map),
+        small_maps("conv2d.half.map_half", HALF, packing.half_map),
         replace(few, needs=(*few.needs, pixels_at_most(16))),
     )
 
 
 def _csr() -> tuple[Kernel, ...]:
     linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
+    decoded = _winograd(4)
     return (
+        replace(decoded, format="csr", summary="decoded: F(4,3), where much is left",
+                needs=(*decoded.needs, tiles_at_least(32, 4), density_at_least(0.3))),
         _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),
         row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing.csr_linear,
             blocks=(4, 16)),
@@ -136,6 +140,6 @@ def _linear() -> tuple[Kernel, ...]:
 
     return (
         one("linear.dense.blocked", DENSE, packing.linear_blocked),
-        one("linear.half.blocked16", HALF, packing_cpu.half_linear),
+        one("linear.half.blocked_half", HALF, packing_cpu.half_linear),
         one("linear.ternary.blocked", TERNARY, packing.ternary_linear, "spreads"),
     )
