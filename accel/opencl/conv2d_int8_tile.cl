@@ -98,7 +98,7 @@ RS_KERNEL conv2d_int8_tile(__global const char *x, __global void *y, __global co
                     #pragma unroll
                     for (int i = 0; i < TK; i++)
                         #pragma unroll
-                        for (int m = 0; m < TP; m++) sum[i][m] = rs_dot4(wr[i], xr[m], sum[i][m]);
+                        for (int m = 0; m < TP; m++) sum[i][m] = rs_dp4a(wr[i], xr[m], sum[i][m]);
                 }
             }
             if (next < last)

@@ -21,7 +21,7 @@ static inline void rs_finish(__global void *y, int at, int acc, __global const i
 }
 
 /* acc + four products of signed bytes. NVIDIA's compiler does not find its instruction for that by itself. */
-static inline int rs_dot4(int x, int w, int acc) {
+static inline int rs_dp4a(int x, int w, int acc) {
 #ifdef __NV_CL_C_VERSION
     asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(acc) : "r"(x), "r"(w));
     return acc;
