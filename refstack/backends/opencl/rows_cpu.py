@@ -16,7 +16,6 @@ from refstack.backends.opencl.segment import runtime
 from refstack.backends.opencl.tiles_cpu import DENSE, HALF, TERNARY, blocked, depthwise, small_maps
 from refstack.backends.openmp_rows import (
     channels_at_least,
-    density_at_least,
     density_at_most,
     one_group,
     pixels_at_most,
@@ -90,10 +89,7 @@ def _half() -> tuple[Kernel, ...]:
 
 def _csr() -> tuple[Kernel, ...]:
     linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
-    decoded = _winograd(4)
     return (
-        replace(decoded, format="csr", summary="decoded: F(4,3), where much is left",
-                needs=(*decoded.needs, tiles_at_least(32, 4), density_at_least(0.3))),
         _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),
         row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing.csr_linear,
             blocks=(4, 16)),
