@@ -60,8 +60,7 @@ def test_kernel(row: Kernel) -> None:
 def test_kernel_with_every_fill(row: Kernel) -> None:
     """Each fill once with 1, 2 and 3 threads, without leaving it to chance."""
     drawn = seeded(row, len(fills(row.op, row.format)), seed=1)
-    decoded = row.format in ("csr", "bsr") and row.algorithm != "direct"  # an impulse a filter is too sparse for it
-    assert {problem.fill for problem in drawn} == set(fills(row.op, row.format)) - ({"impulse"} if decoded else set())
+    assert {problem.fill for problem in drawn} == set(fills(row.op, row.format))
     for problem in drawn:
         outcome = examine(row, problem)
         assert not outcome.problem, f"{row.name} on {problem}: {outcome.problem}"

@@ -38,7 +38,7 @@ AVX512 = ("__AVX512F__", "__AVX512VNNI__", "__AVX512VBMI__")
 WITHOUT = {"avx512": AVX512, "avx": (*AVX512, "__AVX2__", "__clang__")}
 ROWS = (
     "conv2d.dense.opencl.cpu_blocked", "conv2d.csr.opencl.cpu_planar", "conv2d.int8.opencl.cpu_depthwise",
-    "conv2d.ternary8.opencl.cpu_map2", "linear.half.opencl.cpu_blocked16", "linear.int8.opencl.cpu_blocked",
+    "conv2d.ternary8.opencl.cpu_map2", "linear.half.opencl.cpu_blocked_half", "linear.int8.opencl.cpu_blocked",
     "linear.ternary.opencl.cpu_blocked",
 )  # fmt: skip
 

@@ -27,7 +27,7 @@
 #define FLAT 48 /* pixels */
 #define ARGUMENTS                                                                                                      \
     __global const char *x, __global void *y, __global const char *w, __global const long *sizes,                      \
-        __global const int *start, __global const int *requant, __global const float *unit,                         \
+        __global const int *start, __global const int *requant, __global const float *unit,                            \
         __global uchar *scratch, const rs_args a
 
 RS_INLINE int residues(rs_args a) { return a.s > 1 ? a.st1 : 1; }
@@ -83,9 +83,9 @@ RS_INLINE void tile(const rs_image *m, int p, int q, int at, const int KB, const
     rs_ivec sum0[12], sum1[12], sum2[12], sum3[12];
 #define START(i)                                                                                                       \
     if (i < PX) {                                                                                                      \
-        sum0[i] = rs_load_int(m->start);                                                                            \
-        if (KB > 1) sum1[i] = rs_load_int(m->start + V);                                                            \
-        if (KB > 2) sum2[i] = rs_load_int(m->start + 2 * V), sum3[i] = rs_load_int(m->start + 3 * V);            \
+        sum0[i] = rs_load_int(m->start);                                                                               \
+        if (KB > 1) sum1[i] = rs_load_int(m->start + V);                                                               \
+        if (KB > 2) sum2[i] = rs_load_int(m->start + 2 * V), sum3[i] = rs_load_int(m->start + 3 * V);                  \
     }
     EACH_12(START)
     __global const int *w = (__global const int *)m->w;
@@ -100,9 +100,9 @@ RS_INLINE void tile(const rs_image *m, int p, int q, int at, const int KB, const
 #define MULTIPLY(i)                                                                                                    \
     if (i < PX) {                                                                                                      \
         const int four = rs_four(x + c + i * CB);                                                                      \
-        sum0[i] = rs_dot4(sum0[i], four, w0);                                                                          \
-        if (KB > 1) sum1[i] = rs_dot4(sum1[i], four, w1);                                                              \
-        if (KB > 2) sum2[i] = rs_dot4(sum2[i], four, w2), sum3[i] = rs_dot4(sum3[i], four, w3);                        \
+        sum0[i] = rs_dot4_all(sum0[i], four, w0);                                                                      \
+        if (KB > 1) sum1[i] = rs_dot4_all(sum1[i], four, w1);                                                          \
+        if (KB > 2) sum2[i] = rs_dot4_all(sum2[i], four, w2), sum3[i] = rs_dot4_all(sum3[i], four, w3);                \
     }
                     EACH_12(MULTIPLY)
                 }

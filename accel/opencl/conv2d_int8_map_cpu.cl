@@ -29,7 +29,7 @@
 #define TABLE
 #endif
 #define ARGUMENTS                                                                                                      \
-    __global const char *x, __global void *y, __global const int *w, __global const int *start,                     \
+    __global const char *x, __global void *y, __global const int *w, __global const int *start,                        \
         __global const int *requant, __global const float *unit, TABLE __global uchar *scratch, const rs_args a
 
 RS_ALONE void offset(ARGUMENTS) {
@@ -88,7 +88,7 @@ RS_ALONE void conv(ARGUMENTS) {
     if (h + 1 - r >= 0 && (h + 1 - r) % ST == 0 && (h + 1 - r) / ST < P && v + 1 - s >= 0 && (v + 1 - s) % ST == 0 &&  \
         (v + 1 - s) / ST < P)                                                                                          \
         sum[(h + 1 - r) / ST * P + (v + 1 - s) / ST] =                                                                 \
-            rs_dot4(sum[(h + 1 - r) / ST * P + (v + 1 - s) / ST], four, wv[3 * r + s]);
+            rs_dot4_all(sum[(h + 1 - r) / ST * P + (v + 1 - s) / ST], four, wv[3 * r + s]);
 #define PIXEL(h, v)                                                                                                    \
     if (h < H && v < H) {                                                                                              \
         const int four = rs_four(at + (h * H + v) * V + 4 * j);                                                        \

@@ -14,10 +14,11 @@
    whose planes fit the first cache: all filters use a block before the next one, and their unfinished sums wait in y.
    A last, partly filled vector may read what lies behind the last plane; what it makes of that is dropped.
 
-   Reads      x nchw;  bias (k,);  ends int32 (blocks*k + 1,): the stored weights of filter k in channel block b are
-              those from ends[b*k + k] to ends[b*k + k + 1];  offsets uint16 (nnz,);  values float32 (nnz,), or
-              middles int32 (blocks*k,): the end of each filter's positive taps;
-              sizes int64 {channels of a block, rows, numbers of a channel's planes, whether the image has that form}
+   Reads      x nchw;  bias (k,);  ends int32 (blocks*k + 1,): visit i in channel block b has the stored weights from
+              ends[b*k + i] to ends[b*k + i + 1];  offsets uint16 (nnz,);  values float32 (nnz,), or
+              middles int32 (blocks*k,): the end of each visit's positive taps;
+              sizes int64 {channels of a block, filters in a group, rows, numbers of a channel's planes, whether the
+              image has that form};  filters int32 (blocks*k,): whose visit it is, within groups in any order;
               where int32 (numbers of a channel's planes,): which number of a channel's image stands there, -1 none;
               -2 first where rows are wide enough to copy them;  scales float32 {positive, negative}
    Writes     y nchw
@@ -36,8 +37,8 @@
 #endif
 #define ARGUMENTS                                                                                                      \
     __global const float *x, __global float *y, __global const float *bias, __global const int *ends,                  \
-        __global const ushort *offsets, VALUES, __global const long *sizes, __global const int *where, SCALES          \
-        __global float *scratch, const rs_args a
+        __global const ushort *offsets, VALUES, __global const long *sizes, __global const int *filters, SCALES        \
+        __global const int *where, __global float *scratch, const rs_args a
 
 typedef struct __attribute__((packed, aligned(4))) { float8 v; } half_any;
 typedef struct __attribute__((packed, aligned(4))) { float4 v; } four_any;
@@ -106,7 +107,7 @@ RS_INLINE void look_up(__global float *planes, __global const float *x, __global
 
 RS_ALONE void planes(ARGUMENTS) {
     const int c = get_global_id(0), tile = get_global_id(1), n = get_global_id(2), tiles = get_global_size(1);
-    const int rows = sizes[1], channel = sizes[2], top = tile * TILE * V / a.q;
+    const int rows = sizes[2], channel = sizes[3], top = tile * TILE * V / a.q;
     __global const float *end = x + a.n * a.c * a.h * a.w;
     scratch += ((n * tiles + tile) * a.c + c) * channel;
     x += (n * a.c + c) * a.h * a.w;
@@ -226,9 +227,10 @@ RS_INLINE void small(const rs_job *t) {
 #endif
 
 RS_ALONE void conv(ARGUMENTS) {
-    const int share = rs_ceil(a.k, get_global_size(0)), first = get_global_id(0) * share;
+    const int share = rs_ceil(rs_ceil(a.k, get_global_size(0)), (int)sizes[1]) * (int)sizes[1];
+    const int first = get_global_id(0) * share, last = min(a.k, first + share);
     const int tile = get_global_id(1), tiles = get_global_size(1), n = get_global_id(2), pixels = a.p * a.q;
-    const int size = sizes[0], channel = sizes[2], direct = sizes[3], start = tile * TILE * V;
+    const int size = sizes[0], channel = sizes[3], direct = sizes[4], start = tile * TILE * V;
     const int left = min(TILE, rs_ceil(pixels, V) - tile * TILE);
     __global const float *planes = direct ? x + n * a.c * pixels + start
                                  : scratch + (n * tiles + tile) * a.c * channel + start % a.q;
@@ -240,10 +242,11 @@ RS_ALONE void conv(ARGUMENTS) {
 #endif
     for (int c = 0, entry = 0; c < a.c; c += size, entry += a.k) {
         t.first = c == 0, t.last = c + size >= a.c, t.planes = planes + c * channel;
-        for (int k = first; k < min(a.k, first + share); k++) {
-            t.begin = ends[entry + k], t.end = ends[entry + k + 1], t.bias = bias[k];
+        for (int i = first; i < last; i++) {
+            const int k = filters[entry + i];
+            t.begin = ends[entry + i], t.end = ends[entry + i + 1], t.bias = bias[k];
 #if TERNARY
-            t.middle = middles[entry + k];
+            t.middle = middles[entry + i];
 #endif
             t.y = y + (n * a.k + k) * pixels + start;
             int pixel = 0;

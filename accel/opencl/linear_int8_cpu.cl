@@ -21,13 +21,13 @@ RS_ALONE void linear_int8_cpu(__global const char *x, __global void *y, __global
         int c = 0;
         for (; c + 8 <= a.c; c += 8) {
             __global const uchar *at = (__global const uchar *)x + c;
-            sum = rs_dot4(sum, rs_four(at) ^ 0x80808080, rs_load_int(w + c / 4 * V));
-            other = rs_dot4(other, rs_four(at + 4) ^ 0x80808080, rs_load_int(w + (c / 4 + 1) * V));
+            sum = rs_dot4_all(sum, rs_four(at) ^ 0x80808080, rs_load_int(w + c / 4 * V));
+            other = rs_dot4_all(other, rs_four(at + 4) ^ 0x80808080, rs_load_int(w + (c / 4 + 1) * V));
         }
         for (; c < a.c; c += 4) {
             int four = 0; /* what lies beyond c meets weights of zero */
             for (int i = 0; i < 4 && c + i < a.c; i++) four |= ((uchar)x[c + i] ^ 128) << 8 * i;
-            sum = rs_dot4(sum, four, rs_load_int(w + c / 4 * V));
+            sum = rs_dot4_all(sum, four, rs_load_int(w + c / 4 * V));
         }
         union {
             rs_ivec v;

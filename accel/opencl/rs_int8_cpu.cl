@@ -23,7 +23,7 @@ RS_INLINE int8 rs_dot4_half(int8 acc, int8 x, int8 w) {
 #endif
 
 /* acc + four unsigned bytes, the same in all lanes, times four signed ones a lane; the first is the lowest. */
-RS_INLINE rs_ivec rs_dot4(rs_ivec acc, int four, rs_ivec w) {
+RS_INLINE rs_ivec rs_dot4_all(rs_ivec acc, int four, rs_ivec w) {
     const rs_ivec x = four;
 #ifdef __AVX512VNNI__
     return as_int16(__builtin_ia32_vpdpbusd512(RS_INTS(acc), RS_INTS(x), RS_INTS(w)));

@@ -81,15 +81,15 @@ static place columns_of(const int64_t *lanes) {
 }
 
 /* An item of the columns' kind: from which numbers, to which. */
-static void find_columns(const layer *m, int64_t item, int64_t (*in)[RS_V], int64_t (*out)[RS_V]) {
+static void find_columns(const layer *m, int64_t item, int64_t *in, int64_t *out) {
     const rs_args *a = m->a;
     int64_t column = item * m->vectors * RS_V, n = column / m->outside, pixel = column % m->outside;
     int64_t p = pixel / a->q, q = pixel % a->q;
     for (int64_t i = 0; i < m->vectors * RS_V; i++) {
         int64_t source = m->inside == 1 ? 0 : input_pixel(m, p, q, 0, 0);
         if (n >= a->n) source = pixel = -1;
-        in[0][i] = source < 0 ? -1 : (n * m->c * m->inside + source) * RS_V;
-        out[0][i] = pixel < 0 ? -1 : (n * m->k * m->outside + pixel) * RS_V;
+        in[i] = source < 0 ? -1 : (n * m->c * m->inside + source) * RS_V;
+        out[i] = pixel < 0 ? -1 : (n * m->k * m->outside + pixel) * RS_V;
         pixel++, q++;
         if (q == a->q) q = 0, p++;
         if (pixel == m->outside) pixel = p = q = 0, n++;
@@ -216,10 +216,11 @@ void rs_conv2d_csr_images(const rs_args *a) {
     for (int64_t item = 0; item < m.items; item++)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             place from[LINES], to[MOST];
-            int64_t in[MOST][RS_V], out[MOST][RS_V], count = m.vectors;
+            int64_t in[MOST * RS_V], out[MOST * RS_V], count = m.vectors;
             if (m.columns) {
                 find_columns(&m, item, in, out);
-                for (int64_t i = 0; i < count; i++) from[i] = columns_of(in[i]), to[i] = columns_of(out[i]);
+                for (int64_t i = 0; i < count; i++)
+                    from[i] = columns_of(in + i * RS_V), to[i] = columns_of(out + i * RS_V);
             } else count = find_tile(&m, item, from, to);
             const int64_t first = chunk * m.chunk, share = rs_min(m.chunk, k - first);
             for (int64_t b = 0; b < blocks; b++) {

@@ -86,13 +86,6 @@ def planes_fit(v: int) -> Need:
     return need
 
 
-def density_at_least(least: float) -> Need:
-    def need(case: Case) -> str | None:
-        return None if case.density >= least else f"density is {case.density:.2f}, this kernel is for at least {least}"
-
-    return need
-
-
 def density_at_most(most: float) -> Need:
     def need(case: Case) -> str | None:
         return None if case.density <= most else f"density is {case.density:.2f}, this kernel is for at most {most}"
@@ -295,10 +288,7 @@ def _half(v: int) -> tuple[Kernel, ...]:
 
 
 def _csr(v: int) -> tuple[Kernel, ...]:
-    """Where much is left and many tiles share its larger weights, Winograd is faster, zeros and all: docs/sparse.md."""
     return (
-        replace(_winograd(v, 4), format="csr", summary="decoded: F(4,3), where much is left",
-                needs=(*_winograd(v, 4).needs, tiles_at_least(32, 4), density_at_least(0.3))),
         _row("conv2d.csr.images", "conv2d_csr_images", "vectors of one pixel of many images, sums in registers",
              needs=(one_group, window_of_images, images_pay(v)), layouts=(f"nchw{v}c",) * 2,
              pack=partial(packing_images.csr_images, v), blocks=(v, 4, 8)),

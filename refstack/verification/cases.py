@@ -225,14 +225,6 @@ def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((n, c + 1, h, w),)
 
 
-def conv_batch(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """3x3 at stride 1 on enough images for kernels that are for many tiles."""
-    lane, n = min(blocks[0], 16), choose.integer(8, 9)
-    c, k, p, q = (low + choose.integer(0, 2) for low in (lane, lane, 6, 6))
-    h, w, padding = square_plane(choose, p, q, 3, 1)
-    return ops.Conv2d((3, 3), (1, 1), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
-
-
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """No padding, or on one side only, or on any, also beyond the window; rows that are whole vectors."""
     r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (2, 1), (1, 3), (3, 1)))
@@ -381,7 +373,7 @@ FAMILIES: dict[str, dict[str, Family]] = {
         "general": conv_general, "square": conv_square, "single": conv_single, "pointwise": conv_pointwise,
         "depthwise": conv_depthwise, "depthwise_general": conv_depthwise_general, "deep": conv_deep,
         "deepest": conv_deepest, "wide": conv_wide, "map": conv_map, "tiles": conv_tiles,
-        "images": conv_images, "batch": conv_batch, "padding": conv_padding, "named": conv_named,
+        "images": conv_images, "padding": conv_padding, "named": conv_named,
     },
     "linear": {"general": linear_general, "deep": linear_deep, "deepest": linear_deepest, "many": linear_many},
     "maxpool": {"general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d)},

@@ -29,11 +29,10 @@ def tiles(v: int, case: Case) -> int:
 
 
 def sparse(v: int, pack: Callable[[int, Node, Case], Packed], node: Node, case: Case) -> Packed:
-    """What OpenMP's planar kernels get, with the geometry of the planes (conv2d_sparse_cpu.cl) for a block's size."""
+    """What OpenMP's planar kernels get, and the geometry of the planes (conv2d_sparse_cpu.cl)."""
     packed, planes = pack(v, node, case), Planes.of(v, case)
-    sizes = integers(int(packed.pop("size")[0]), planes.rows, planes.channel, int(planes.direct))
-    scales = {name: packed.pop(name) for name in ("scales",) if name in packed}
-    return {**packed, "sizes": sizes, "where": where(v, planes, case), **scales}
+    sizes = integers(*packed["sizes"], planes.rows, planes.channel, int(planes.direct))
+    return {**packed, "sizes": sizes, "where": where(v, planes, case)}
 
 
 def where(v: int, planes: Planes, case: Case) -> Array:

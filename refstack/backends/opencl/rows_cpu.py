@@ -80,9 +80,9 @@ def _winograd(m: int) -> Kernel:
 def _half() -> tuple[Kernel, ...]:
     """Where few pixels share a weight its bytes are what takes time; elsewhere the rows of dense weights run."""
     pack = partial(packing.half_blocked, V)
-    few = blocked("conv2d.half.blocked16", "register tiles, two bytes a weight", V, HALF, pack)
+    few = blocked("conv2d.half.blocked_half", "register tiles, two bytes a weight", V, HALF, pack)
     return (
-        small_maps("conv2d.half.map16", HALF, packing.half_map),
+        small_maps("conv2d.half.map_half", HALF, packing.half_map),
         replace(few, needs=(*few.needs, pixels_at_most(16))),
     )
 
@@ -136,6 +136,6 @@ def _linear() -> tuple[Kernel, ...]:
 
     return (
         one("linear.dense.blocked", DENSE, packing.linear_blocked),
-        one("linear.half.blocked16", HALF, packing_cpu.half_linear),
+        one("linear.half.blocked_half", HALF, packing_cpu.half_linear),
         one("linear.ternary.blocked", TERNARY, packing.ternary_linear, "spreads"),
     )
