@@ -219,10 +219,10 @@ def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Many images of small maps, for kernels whose vectors are images."""
     lane, r, st = blocks[0], choose.among((3, 3, 1)), choose.integer(1, 2)
     n = choose.among((lane, lane - 1, 2 * lane, 4 * lane + 1))
-    p, q = (2, 2) if choose.integer(0, 2) else (choose.integer(1, 6), choose.integer(1, 6))
-    c, k = sizes(choose, blocks, 2, max(1, MOST_MACS // (n * p * q * r * r)))
+    p, q = (2, 2) if choose.integer(0, 2) else (choose.integer(1, 5), choose.integer(1, 5))
+    c, k = (lane + extra for extra in sizes(choose, blocks, 2, max(1, MOST_MACS // (n * p * q * r * r))))
     h, w, padding = square_plane(choose, p, q, r, st)
-    return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((n, c + 1, h, w),)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
 
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
