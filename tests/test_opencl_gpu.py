@@ -107,5 +107,5 @@ def test_every_tile_is_one_that_its_kernel_can_be() -> None:
 def test_parts_never_outnumber_the_portions_of_a_sum() -> None:
     for word in ("n1c3h32w32_k64r3s3_st1pd1g1", "n1c512h2w2_k512r3s3_st1pd1g1", "n128c64h32w32_k64r3s3_st1pd1g1"):
         for format in ("dense", "int8"):
-            chosen = packing_gpu.choose(parse_case(f"conv2d.{format}:{word}"), 264)
+            chosen = packing_gpu.choose(parse_case(f"conv2d.{format}:{word}"), 264, 48 << 10)
             assert 1 <= chosen.parts <= chosen.tile.chunks(parse_case(f"conv2d.{format}:{word}"))

@@ -184,7 +184,7 @@ def test_reorders_are_where_layouts_differ(model: str, technique: str) -> None:
     for name in USABLE:
         steps = rs.plan(graph, backends=(name,)).steps
         assert idle_reorders(steps) == []
-        if name != "openmp":
+        if name not in ("openmp", "opencl"):
             assert not any(isinstance(step.case.op, Reorder) for step in steps)
 
 

@@ -42,7 +42,8 @@ def test_the_pages_example_passes(tmp_path: Path) -> None:
     found = judged(written(tmp_path))
     assert (found.kernel, found.state, found.reason) == ("conv2d.dense.plugin.mine", "PASS", "")
     assert found.cases == 36
-    assert found.rms > 0.5
+    (longer,) = verify(plugins=[tmp_path / "mine.toml"], examples=120)
+    assert longer.rms > 0.5, "few of its problems are large enough to take the error's mean"
 
 
 def test_the_pages_wrong_example_fails_as_the_page_says(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Many images of small maps, for kernels whose vectors are images."""
     lane, r, st = blocks[0], choose.among((3, 3, 1)), choose.integer(1, 2)
     n = choose.among((lane, lane - 1, 2 * lane, 4 * lane + 1))
-    p, q = (2, 2) if choose.integer(0, 2) else (choose.integer(1, 5), choose.integer(1, 5))
+    p, q = (2, 2) if choose.integer(0, 1) else (choose.integer(1, 5), choose.integer(1, 5))
     c, k = (lane + extra for extra in sizes(choose, blocks, 2, max(1, MOST_MACS // (n * p * q * r * r))))
     h, w, padding = square_plane(choose, p, q, r, st)
     return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
@@ -275,6 +275,7 @@ def conv_named(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     c, k, h, r, st, g = choose.among((
         (3, 16, 16, 3, 1, 1), (3, 8, 14, 7, 2, 1), (16, 32, 8, 3, 2, 1), (16, 16, 8, 3, 1, 1), (16, 32, 8, 1, 2, 1),
         (32, 32, 8, 3, 1, 32), (32, 32, 9, 3, 2, 32), (32, 64, 4, 1, 1, 1), (64, 64, 2, 3, 1, 1), (16, 8, 7, 5, 1, 1),
+        (512, 8, 2, 3, 1, 1), (512, 20, 2, 3, 1, 1),
     ))  # fmt: skip
     return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), k, g, activation(choose)), ((1, c, h, h),)
 

@@ -136,14 +136,15 @@ class Plan:
     parts: int
 
 
-def choose(case: Case, groups: int) -> Plan:
-    """The plan that should take least, on a device that runs so many groups at once."""
+def choose(case: Case, groups: int, local_bytes: int) -> Plan:
+    """The plan that should take least, on a device that runs so many groups at once, each with so much local memory."""
     integers = case.format in ("int8", "ternary8")
     if case.op.macs(*case.inputs) < 4 * WALK_MACS:
         tiles, cost = SMALL_INT8 if integers else SMALL, _microseconds
     else:
         tiles, cost = LARGE_INT8 if integers else LARGE, _operations
-    plans = [Plan(tile, parts) for tile in tiles for parts in _parts(tile, case, groups)]
+    fitting = [tile for tile in tiles if 4 * tile.room <= local_bytes] or [min(tiles, key=lambda tile: tile.room)]
+    plans = [Plan(tile, parts) for tile in fitting for parts in _parts(tile, case, groups)]
     return min(plans, key=lambda plan: cost(plan, case, groups))
 
 

@@ -25,7 +25,7 @@ def rows_gpu(device: Device) -> tuple[Kernel, ...]:
 
     @cache
     def planned(case: Case) -> Plan:
-        return packing.choose(case, groups)
+        return packing.choose(case, groups, device.local_bytes)
 
     tiles = [tile_row(op, format, planned) for op in ("conv2d", "linear") for format in ("dense", "half", "ternary")]
     sparse = [_sparse(op, format) for op in ("conv2d", "linear") for format in ("csr", "bsr", "ternary")]
