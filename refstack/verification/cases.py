@@ -217,7 +217,7 @@ def conv_tiles(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Many images of small maps, for kernels whose vectors are images."""
-    lane, r, st = blocks[0], choose.among((3, 3, 1)), choose.integer(1, 2)
+    lane, r, st = blocks[0], choose.among((3, 3, 3, 1)), choose.among((1, 1, 2))
     n = choose.among((lane, lane - 1, 2 * lane, 4 * lane + 1))
     p, q = (2, 2) if choose.integer(0, 1) else (choose.integer(1, 5), choose.integer(1, 5))
     c, k = (lane + extra for extra in sizes(choose, blocks, 2, max(1, MOST_MACS // (n * p * q * r * r))))
