@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from refstack.benchmark.rows import Row
 from refstack.findings.cases import Case, Finding
+from refstack.results.cells import machine, names
 from refstack.results.comparing import BUSY
 
 HEAD = """# Findings
@@ -29,11 +30,13 @@ SIGNS = {True: "yes", False: "no", None: "open"}
 
 
 def page(found: Sequence[Finding], rows: Sequence[Row]) -> str:
-    """The whole page: a table of verdicts, then every hypothesis with its cases."""
+    """The whole page: a table of verdicts, then every hypothesis with its cases; untested ones only if all are."""
     machines = dict.fromkeys(each.machine for each in found)
-    parts = [HEAD, _table(found)]
+    known = {each.hypothesis.id for each in found if each.verdict != "untested"}
+    told = [each for each in found if each.verdict != "untested" or each.hypothesis.id not in known]
+    parts = [HEAD, _table(told)]
     for name in machines:
-        mine = [each for each in found if each.machine == name]
+        mine = [each for each in told if each.machine == name]
         parts.append("\n".join([f"## {name[:1].upper()}{name[1:]}", *_taken(name, rows)]))
         parts += [_one(each) for each in mine]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
@@ -41,7 +44,8 @@ def page(found: Sequence[Finding], rows: Sequence[Row]) -> str:
 
 def _taken(name: str, rows: Sequence[Row]) -> list[str]:
     """When and with what a machine's rows were taken."""
-    mine = [row for row in rows if str(row["env"].get("cpu")) == name]
+    places = names([row for row in rows if row["status"] == "ok"])
+    mine = [row for row in rows if places.get(machine(row)) == name]
     if not mine:
         return []
     days = sorted({row["created_utc"][:10] for row in mine})

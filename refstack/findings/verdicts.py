@@ -14,6 +14,7 @@ from refstack.findings import across, judges
 from refstack.findings.cases import STUDIED, Bench, Case, Finding, Hypothesis, depends_on, verdict
 from refstack.models.zoo import data_dir
 from refstack.results import latest, machine
+from refstack.results.cells import names
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,9 +77,8 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     timed = [row for row in rows if row["status"] == "ok"]
     if not timed:
         raise UsageError(f"findings: no row has times; `{RUN}` gives some")
-    machines = {machine(row): str(row["env"].get("cpu")) for row in timed}
     found = []
-    for key, name in machines.items():
+    for key, name in names(timed).items():
         mine = [row for row in timed if machine(row) == key]
         found += [judged(each, mine, name) for each in HYPOTHESES if not each.machines]
     return found + [judged(each, timed, ALL) for each in HYPOTHESES if each.machines]

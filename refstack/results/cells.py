@@ -24,6 +24,20 @@ def machine(row: Row) -> str:
     return json.dumps([row["env"].get(name) for name in MACHINE], sort_keys=True)
 
 
+def names(rows: Sequence[Row]) -> dict[str, str]:
+    """machine -> what to call it: its processor, and where two are alike how many threads it allows and its GPU."""
+    envs = {machine(row): row["env"] for row in rows}
+    cpus = [str(env.get("cpu")) for env in envs.values()]
+    gpus = {machine(row): name for row in rows if (name := accelerator(row))}
+    found = {}
+    for place, env in envs.items():
+        name = str(env.get("cpu"))
+        if cpus.count(name) > 1:
+            name += f", {env.get('threads_allowed')} threads" + (f", {gpus[place]}" if place in gpus else "")
+        found[place] = name
+    return found
+
+
 def device(row: Row) -> dict[str, Any]:
     """What an OpenCL row ran on (`env.device`); nothing for a row of another backend."""
     return row["env"].get("device") or {}
