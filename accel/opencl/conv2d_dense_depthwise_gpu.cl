@@ -5,15 +5,7 @@
    Work-item  one number of y
    HALF = 1   w in float16, arithmetic in float32
    Cost       bandwidth: r*s multiply-adds for each number, whose inputs neighbours share in the first cache */
-#undef WEIGHT
-#undef LOAD
-#if HALF
-#define WEIGHT half
-#define LOAD(w, i) vload_half(i, w)
-#else
-#define WEIGHT float
-#define LOAD(w, i) (w)[i]
-#endif
+#include "rs_stored.cl"
 
 RS_KERNEL conv2d_dense_depthwise_gpu(__global const float *x, __global float *y, __global const float *bias,
                                      __global const WEIGHT *w, const rs_args a RS_PLACE) {

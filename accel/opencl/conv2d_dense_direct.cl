@@ -8,15 +8,7 @@
    Writes     y nchw
    Work-item  one number of y
    Cost       n*k*p*q * (c/g)*r*s multiply-adds, two loads each: bound by loads */
-#undef WEIGHT
-#undef LOAD
-#if HALF
-#define WEIGHT half
-#define LOAD(w, i) vload_half(i, w)
-#else
-#define WEIGHT float
-#define LOAD(w, i) (w)[i]
-#endif
+#include "rs_stored.cl"
 
 RS_KERNEL conv2d_dense_direct(__global const float *x, __global float *y, __global const float *bias,
                               __global const WEIGHT *w, const rs_args a RS_PLACE) {

@@ -22,7 +22,7 @@ from refstack.ops import Window
 NAME = "openmp"
 FALLBACK: tuple[str, ...] = ()
 
-_ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
 _forked = False
 
 
@@ -134,19 +134,20 @@ def _args(step: Step) -> tuple[Args, Any, Any]:
         x=ctypes.addressof(inputs), y=step.output.ctypes.data, scratch=step.scratch.ctypes.data,
         bias=None if bias is None else bias.ctypes.data, pack=ctypes.addressof(pack),
         n=n, c=c, h=h, w=w, k=k, p=p, q=q, r=1, s=1, g=getattr(op, "groups", 1),
-        activation=_ACTIVATIONS[getattr(op, "activation", None)], inputs=len(step.inputs),
+        activation=ACTIVATIONS[getattr(op, "activation", None)], inputs=len(step.inputs),
         itemsize=step.inputs[0].itemsize, to_int8=step.output.dtype == "int8",
-        x_block=_block(step.kernel.layouts[0]), y_block=_block(step.kernel.layouts[1]),
+        x_block=lanes(step.kernel.layouts[0]), y_block=lanes(step.kernel.layouts[1]),
     )  # fmt: skip
     if isinstance(op, Window):
         args.r, args.s = op.kernel
         args.st[:], args.pd[:], args.dl[:] = op.stride, op.padding, op.dilation
     if isinstance(op, Reorder):
-        args.x_block, args.y_block = _block(op.source), _block(op.target)
+        args.x_block, args.y_block = lanes(op.source), lanes(op.target)
     return args, inputs, pack
 
 
-def _block(layout: str) -> int:
+def lanes(layout: str) -> int:
+    """Channels side by side: 1 for nchw, 16 for nchw16c."""
     return 1 if layout == "nchw" else layout_block(layout)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -37,17 +37,8 @@ def tile_row(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
     """conv2d_dense_tile.cl with the plan of each case."""
     stored = {"HALF": int(format == "half"), "TERNARY": int(format == "ternary")}
     pack = packing.ternary_tiled if format == "ternary" else packing.tiled
-
-    def size(case: Case) -> tuple[int]:
-        plan = planned(case)
-        return (plan.tile.items * plan.parts * plan.tile.count(case),)
-
     total = Launch("conv2d_dense_sum", each, (ITEMS,), lambda case: {"TERNARY": stored["TERNARY"]}, walks=True)
-    run = Launch(
-        "conv2d_dense_tile", size, (), lambda case: {**planned(case).tile.defines, **stored},
-        parts=lambda case: planned(case).parts, then=lambda case: total if planned(case).parts > 1 else None,
-        room=lambda case: planned(case).tile.room, walks=True,
-    )  # fmt: skip
+    run = _in_parts("conv2d_dense_tile", total, planned, stored)
     row = Kernel(
         op, format, "", "tile", run, needs=(_one_group,), pack=lambda node, case: pack(planned(case), node, case),
         scratch=lambda case: packing.scratch(planned(case), case), blocks=(4, 16, 64),
@@ -58,20 +49,26 @@ def tile_row(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
 
 
 def _int8(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
-    def size(case: Case) -> tuple[int]:
-        return (planned(case).tile.items * planned(case).parts * planned(case).tile.count(case),)
-
-    total = Launch("conv2d_int8_sum", each, (ITEMS,), walks=True)
-    run = Launch(
-        "conv2d_int8_tile", size, (), lambda case: planned(case).tile.defines, parts=lambda case: planned(case).parts,
-        then=lambda case: total if planned(case).parts > 1 else None, room=lambda case: planned(case).tile.room,
-        walks=True,
-    )  # fmt: skip
+    run = _in_parts("conv2d_int8_tile", Launch("conv2d_int8_sum", each, (ITEMS,), walks=True), planned, {})
     return Kernel(
         op, format, "", "tile", run, needs=(_one_group,),
         pack=lambda node, case: packing.int8_tiled(planned(case), node, case),
         scratch=lambda case: packing.scratch(planned(case), case), blocks=(4, 16, 64),
         summary="four channels in a word, tiles in local memory",
+    )  # fmt: skip
+
+
+def _in_parts(source: str, total: Launch, planned: Callable[[Case], Plan], stored: Mapping[str, int]) -> Launch:
+    """Tiles as the plan of each case has them; `total` adds up the parts, if there are several."""
+
+    def size(case: Case) -> tuple[int]:
+        plan = planned(case)
+        return (plan.tile.items * plan.parts * plan.tile.count(case),)
+
+    return Launch(
+        source, size, (), lambda case: {**planned(case).tile.defines, **stored},
+        parts=lambda case: planned(case).parts, then=lambda case: total if planned(case).parts > 1 else None,
+        room=lambda case: planned(case).tile.room, walks=True,
     )  # fmt: skip
 
 

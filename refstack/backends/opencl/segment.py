@@ -20,14 +20,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyopencl as cl
 
-from refstack.backends import Step
+from refstack.backends import Step, openmp
 from refstack.backends.opencl import devices, probe
 from refstack.errors import CheckFailed, CompileError, ResourceError
 from refstack.formats import Array
-from refstack.kernels import Case, Reorder, layout_block
+from refstack.kernels import Case, Reorder
 from refstack.ops import Window
 
-_ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
 PATTERN = 0xA5
 LEAST = 16
 """Bytes of the smallest buffer: none may be empty."""
@@ -146,10 +145,8 @@ def runtime() -> Runtime:
 
 
 def sources() -> Path:
-    """The folder of OpenCL files: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[2]
-    inside = package / "accel" / "opencl"
-    return inside if inside.is_dir() else package.parent / "accel" / "opencl"
+    """The folder of OpenCL files, beside that of the C files."""
+    return openmp.sources().parent / "opencl"
 
 
 def text(source: str, constants: Sequence[tuple[str, int]] = ()) -> str:
@@ -369,16 +366,12 @@ def arguments(step: Step) -> Any:
     args["g"], args["to_int8"] = getattr(op, "groups", 1), step.output.dtype == np.int8
     own = (each.parts(case) for each in launches(step) if isinstance(each, Launch))
     args["joined"], args["parts"] = -1, next(own, 1)
-    args["activation"] = _ACTIVATIONS[getattr(op, "activation", None)]
+    args["activation"] = openmp.ACTIVATIONS[getattr(op, "activation", None)]
     source, target = (op.source, op.target) if isinstance(op, Reorder) else step.kernel.layouts
-    args["x_block"], args["y_block"] = _block(source), _block(target)
+    args["x_block"], args["y_block"] = openmp.lanes(source), openmp.lanes(target)
     if isinstance(op, Window):
         values = (*op.kernel, *op.stride, *op.padding, *op.dilation)
         names = ("r", "s", "st0", "st1", "pd0", "pd1", "pd2", "pd3", "dl0", "dl1")
         for name, value in zip(names, values, strict=True):
             args[name] = value
     return args[()]
-
-
-def _block(layout: str) -> int:
-    return 1 if layout == "nchw" else layout_block(layout)
