@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from benching import CELL, FAST, TRUSTED, planted, tiny
 
-from refstack.benchmark import rounds, worker
+from refstack.benchmark import machine, rounds, worker
 from refstack.benchmark.artifacts import Artifact, make
 from refstack.benchmark.rounds import Policy
 
@@ -87,6 +89,26 @@ def test_rounds_interleave_and_slow_cells_sit_out_evenly() -> None:
     taken = [turn for turn in range(12) if rounds._takes_part(slow, turn, policy)]
     assert taken == [1, 3, 5, 7, 9, 11]
     assert all(rounds._takes_part(quick, turn, policy) for turn in range(12))
+
+
+def test_a_cell_of_one_thread_takes_turns_on_all_processors(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, list[list[int]]] = {}
+    honest = rounds._try
+
+    def watched(run: rounds.Run, do: str, *rest: object, **arguments: int) -> dict[str, object]:
+        if do == "time":
+            assert run.worker is not None
+            seen.setdefault(run.cell.threads, []).append(psutil.Process(run.worker._process.pid).cpu_affinity())
+        return honest(run, do, *rest, **arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rounds, "_try", watched)
+    runs = rounds.measure([(CELL, artifact), (replace(CELL, threads=2), artifact)], replace(FAST, rounds=4), 1)
+    near, allowed = machine.neighbours(psutil.Process()), sorted(os.sched_getaffinity(0))
+    assert seen[1] == [[near[turn % len(near)]] for turn in range(4)]
+    assert seen[2] == [allowed] * 4
+    assert [run.status for run in runs] == ["ok", "ok"]
 
 
 def test_a_dead_childs_last_words_are_told() -> None:

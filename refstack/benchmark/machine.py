@@ -65,6 +65,14 @@ def threads_allowed() -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
+def neighbours(process: psutil.Process) -> tuple[int, ...]:
+    """Processors of this process on the NUMA node on which another was last seen; all, where Linux does not say."""
+    allowed = sorted(os.sched_getaffinity(0))
+    nodes = [node.name for node in Path(f"/sys/devices/system/cpu/cpu{process.cpu_num()}").glob("node*")]
+    near = [n for n in allowed if any(Path(f"/sys/devices/system/cpu/cpu{n}/{node}").exists() for node in nodes)]
+    return tuple(near or allowed)
+
+
 def _cgroup_cpus() -> float | None:
     """cpu.max of cgroup v2, cfs quota of v1; None without a limit."""
     limit = _read("/sys/fs/cgroup/cpu.max")

@@ -1,7 +1,8 @@
 """Timing: all cells of a group alive at once, one running at a time, a small block each in every round.
 
 A slow minute of the machine then falls on all cells alike instead of on whichever was being timed, and ratios between
-them stay true. Order is shuffled anew each round. Every raw sample is kept.
+them stay true. So does a slow processor, one whose other half a stranger uses: a cell of one thread takes turns on all.
+Order is shuffled anew each round. Every raw sample is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,7 +160,9 @@ def _takes_part(run: Run, turn: int, policy: Policy) -> bool:
 def _block(run: Run, policy: Policy) -> None:
     """About block_ms of runs, after one untimed run unless a single one fills the block."""
     fit = int(policy.block_ms * 1e6 / max(1, run.facts["run_ns"]))
-    reply = _try(run, "time", policy.time_timeout_s, runs=max(1, fit), warmup=1 if fit else 0)
+    single = run.worker if run.cell.threads == 1 else None  # several threads are placed by rs_run or by Linux
+    with single.on(len(run.rounds)) if single else nullcontext():
+        reply = _try(run, "time", policy.time_timeout_s, runs=max(1, fit), warmup=1 if fit else 0)
     if reply:
         run.samples_ns += reply["samples_ns"]
         run.rounds.append(len(reply["samples_ns"]))
