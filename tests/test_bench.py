@@ -91,6 +91,10 @@ def test_roofs_are_measured_and_plausible() -> None:
     assert roof["threads"] == 1
     assert 1e8 < roof["flops"] < 1e13
     assert 1e8 < roof["read_bytes_per_s"] < 1e13
+    assert roof["read_bytes"] == 128 << 20
+    small = measure(1, 5000)
+    assert small["read_bytes"] == 8192
+    assert small["read_bytes_per_s"] > roof["read_bytes_per_s"] / 2
 
 
 # The verb

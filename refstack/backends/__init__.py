@@ -105,12 +105,19 @@ def device(name: str) -> Mapping[str, Any] | None:
     return None if own is None else cast("Mapping[str, Any]", own())
 
 
-def roof(name: str, threads: int) -> Mapping[str, Any]:
-    """What a backend could do at best with so many threads: FMA peak and bandwidth of what it computes on."""
-    from refstack.backends.roofs import measure
+def roof(name: str, threads: int, nbytes: int | None = None) -> Mapping[str, Any]:
+    """What a backend could do at best with so many threads: FMA peak and bandwidth of what it computes on.
+
+    Args        nbytes      of the host: how much is read again and again; None: more than caches hold
+    """
+    from refstack.backends.roofs import BUFFER_BYTES, measure
 
     own = getattr(backend(name), "roof", lambda: None)()
-    return measure(threads) if own is None else cast("Mapping[str, Any]", {"threads": threads, **own})
+    return (
+        measure(threads, nbytes or BUFFER_BYTES)
+        if own is None
+        else cast("Mapping[str, Any]", {"threads": threads, **own})
+    )
 
 
 def hold(name: str, threads: int) -> None:

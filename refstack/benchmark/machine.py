@@ -119,6 +119,8 @@ def now() -> str:
 def limits(roof: Mapping[str, Any]) -> str:
     """What backends.roofs.measure found, in words."""
     speed = f"{roof['flops'] / 1e9:.0f} GFLOP/s FMA, {roof['read_bytes_per_s'] / 1e9:.1f} GB/s read"
+    if "read_bytes" in roof:
+        speed += f" ({roof['read_bytes'] / 1e6:.0f} MB)"
     return f"{roof['threads']} thread{'s' * (roof['threads'] > 1)}: {speed}"
 
 

@@ -1,10 +1,12 @@
 """Where a plan's time goes: every step timed by itself, in order, beside what the machine could do at best.
 
     flops = 2 * stored weights that are not 0 * pixels of the output        bytes = inputs + output + packed weights
-    roof  = max(flops / FMA peak, bytes / bandwidth of memory)              of_roof = roof / time
+    roof  = max(flops / FMA peak, bytes / bandwidth)                        of_roof = roof / time
 
-A step that reads what another has just left in a cache can be faster than its roof; one whose zeros are multiplied
-(dense, ternary) does more than its flops.
+Bandwidth is that of reading as many bytes as the plan holds, again and again: a network of 40 MB that a last cache
+keeps has that cache's, a larger one memory's. A step that reads what another has just left in a nearer cache can be
+faster than its roof, and so can Winograd's, which multiplies less; one whose zeros are multiplied (dense, ternary)
+does more than its flops.
 Source      Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009
 """
 
@@ -99,7 +101,6 @@ def networks(
     kinds = request.techniques(techniques, names)
     usable = request.usable_backends(backends, report)
     counts = request.thread_counts(threads, machine.threads_allowed(), report)
-    roofs = {(used, count): roof(used, count) for used in usable for count in counts}
     for name, technique in product(names, kinds):
         whole = artifacts.source(name, seed)
         graph, _ = under(name, whole, technique, one_shot, seed)
@@ -107,8 +108,9 @@ def networks(
         for used, count in product(usable, counts):
             hold(used, count)
             kernels = choices.tuned(used, count) if tuned else {}
-            steps = profile(plan(graph, batch, (used,), count, kernels), x)
-            yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", roofs[used, count], steps
+            made = plan(graph, batch, (used,), count, kernels)
+            limits = roof(used, count, made.planned_bytes)
+            yield f"{name} {technique}, {used}, {count} thread{'s' * (count > 1)}", limits, profile(made, x)
 
 
 def record(found: Iterable[tuple[str, Mapping[str, Any], list[StepProfile]]]) -> Facts:
