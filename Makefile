@@ -23,6 +23,8 @@ peers: $(VENV)/.installed-peers
 findings: $(VENV)/.installed
 	$(BIN)/refstack bench -t dense,weight,channel,ternary,ternary+int8,int8 -b openmp --no-tuning -o data/results/record.jsonl --fresh
 	$(BIN)/refstack bench -t dense -b blas --no-tuning -o data/results/record.jsonl
+	$(BIN)/refstack tune -t dense,weight,channel,ternary,ternary+int8,int8 -b openmp
+	$(BIN)/refstack bench -t dense,weight,channel,ternary,ternary+int8,int8 -b openmp --threads 1 -o data/results/record.jsonl
 	rm -f data/results/record-*.jsonl
 	$(BIN)/refstack findings --format md > docs/findings.md
 

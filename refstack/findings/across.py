@@ -97,14 +97,18 @@ def _words(row: Row) -> str:
 
 
 def tuning_reorders(bench: Bench) -> Iterator[Case]:
-    """The order of techniques among rows with the default kernels, against that among rows with tuned ones."""
+    """The order of techniques with the default kernels against that with tuned ones; many have no tuned row.
+
+    Where `refstack tune` found nothing faster a technique keeps its default kernels, and so its row.
+    """
     plain = Bench([row for row in bench.every if not row.get("tuned")])
     tuned = Bench([row for row in bench.every if row.get("tuned")])
     for model in NETWORKS:
         for threads in tuned.threads(bench.own):
-            before, after = plain.of(model, threads), tuned.of(model, threads)
-            both = sorted({row["technique"] for row in before} & {row["technique"] for row in after})
-            if len(both) > 1:
+            before, changed = plain.of(model, threads), tuned.of(model, threads)
+            after = list({row["technique"]: row for row in (*before, *changed)}.values())
+            both = sorted(row["technique"] for row in before)
+            if changed and len(both) > 1:
                 words = f"default: {ranked(before, both)}; tuned: {ranked(after, both)}"
                 yield Case(at(model, threads), words, differ([order(before, both), order(after, both)]))
 
