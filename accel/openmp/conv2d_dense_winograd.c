@@ -13,8 +13,8 @@
    Writes     y nchw<V>c
    Scratch    V [A*A][tiles][c], then products [A*A][k / V][tiles][V], for the tiles of a pass
    Threads    (channel block, row of tiles); (point, group of blocks); (block, row of tiles)
-   Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes, which
-              is what bounds it on small maps at n = 1
+   Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes and
+              come while the panel before them is multiplied; on small maps at n = 1 the larger of both bounds it
    Source     Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016 */
 #include "rs_groups.h"
 
@@ -85,15 +85,17 @@ RS_INLINE void transform(const rs_args *a, const float *x, float *points, const 
     }
 }
 
-/* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[t][c] for KB blocks. */
+/* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[t][c] for KB blocks. With NEXT a vector of what `next` points
+   to is fetched into the second cache for each c: else products would wait for weights, and weights for products. */
 RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g, int64_t t, const int KB,
-                        const int TB) {
+                        const int TB, const float *next, const int NEXT) {
     rs_vec acc[2][MOST];
     RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < TB; i++) acc[b][i] = (rs_vec){0};
     const float *x = v + t * g->c;
     const int64_t c_end = g->c;
     for (int64_t c = 0; c < c_end; c++, u += KB * RS_V) {
         rs_vec w[2];
+        if (NEXT) __builtin_prefetch(next + c * RS_V, 0, 2);
         RS_UNROLL for (int b = 0; b < KB; b++) __builtin_prefetch(u + AHEAD + b * RS_V);
         RS_UNROLL for (int b = 0; b < KB; b++) w[b] = rs_load(u + b * RS_V);
         RS_UNROLL for (int i = 0; i < TB; i++) {
@@ -105,10 +107,16 @@ RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g
         rs_store(to + (b * g->tiles + t + i) * RS_V, acc[b][i]);
 }
 
+/* All tiles; the first of them fetch the panel behind this one. */
 RS_INLINE void multiply_all(const float *u, const float *v, float *to, const grid *g, const int KB) {
+    const int64_t panel = KB * g->c * RS_V;
+    const float *next = u + panel;
     int64_t t = 0;
-#define TILES(TB) \
-    for (; rs_fits(g->tiles - t, TB, KB); t += TB) multiply(u, v, to, g, t, KB, TB);
+#define TILES(TB)                                                                 \
+    for (; rs_fits(g->tiles - t, TB, KB); t += TB, next += g->c * RS_V) {         \
+        if (next < u + 2 * panel) multiply(u, v, to, g, t, KB, TB, next, 1);      \
+        else multiply(u, v, to, g, t, KB, TB, next, 0);                           \
+    }
     TILES(12) TILES(8) TILES(6) TILES(4) TILES(2) TILES(1)
 #undef TILES
 }

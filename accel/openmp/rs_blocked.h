@@ -28,29 +28,35 @@
 
 typedef struct {
     const float *x, *bias; /* of this image, this group of blocks */
-    const rs_stored *w;
+    const rs_stored *w;    /* of this group; behind them lie the next one's */
     rs_vec table;
     float *y;
     int64_t blocks, h, w_, p, q; /* ceil(c/VIN); the plane of x, padded left and right; the plane of y */
-    int64_t top, r, s, st, dh, dw, activation;
+    int64_t top, r, s, st, dh, dw, activation, tiles; /* of this group, before this row */
 } image;
 
-RS_INLINE void tile(const image *m, int64_t p, int64_t q, const int KB, const int PX, const int ST, const int VIN) {
+/* The tile'th of a group of blocks. The first KB of them fetch the next group's weights into the second cache, one
+   vector with each of their own: else products would wait for weights, and weights for products. */
+RS_INLINE void tile(const image *m, int64_t tile, int64_t p, int64_t q, const int KB, const int PX, const int ST,
+                    const int VIN) {
     rs_vec acc[4][12];
     RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < PX; i++)
         acc[b][i] = rs_load(m->bias + b * RS_V);
     const rs_stored *w = m->w;
+    const int64_t own = m->blocks * m->r * m->s * VIN * RS_STORED, step = tile < KB ? RS_STORED : 0;
+    const rs_stored *next = tile < KB ? w + (KB + tile) * own : w;
     const rs_vec table = m->table;
     for (int64_t cb = 0; cb < m->blocks; cb++)
         for (int64_t r = 0; r < m->r; r++) {
             const int64_t h = p * m->st + r * m->dh - m->top;
             if (h < 0 || h >= m->h) { /* a row of padding */
-                w += m->s * VIN * KB * RS_STORED;
+                w += m->s * VIN * KB * RS_STORED, next += m->s * VIN * step;
                 continue;
             }
             const float *x = m->x + ((cb * m->h + h) * m->w_ + q * ST) * VIN;
             for (int64_t s = 0; s < m->s; s++, x += m->dw * VIN)
-                for (int c = 0; c < VIN; c++, w += KB * RS_STORED) {
+                for (int c = 0; c < VIN; c++, w += KB * RS_STORED, next += step) {
+                    if (KB > 1) __builtin_prefetch(next, 0, 2);
                     rs_vec wv[4];
                     RS_UNROLL for (int b = 0; b < KB; b++) wv[b] = rs_weights(w + b * RS_STORED, table);
                     RS_UNROLL for (int i = 0; i < PX; i++) {
@@ -65,8 +71,9 @@ RS_INLINE void tile(const image *m, int64_t p, int64_t q, const int KB, const in
 
 /* Pixels q0 .. q1 of output row p: the widest tiles that fit, then narrower ones. */
 RS_INLINE void row(const image *m, int64_t p, int64_t q0, int64_t q1, const int KB, const int ST, const int VIN) {
+    int64_t done = m->tiles;
 #define TILES(PX) \
-    for (; rs_fits(q1 - q0, PX, KB); q0 += PX) tile(m, p, q0, KB, PX, ST, VIN);
+    for (; rs_fits(q1 - q0, PX, KB); q0 += PX) tile(m, done++, p, q0, KB, PX, ST, VIN);
     TILES(12) TILES(8) TILES(6) TILES(4) TILES(2) TILES(1)
 }
 
@@ -96,6 +103,7 @@ RS_INLINE void rs_blocked(const rs_args *a, rs_vec table) {
     const int64_t p = flat ? 1 : a->p, q = flat ? a->p * a->q : a->q, piece = flat ? 48 : q;
     const int64_t pieces = rs_ceil(q, piece), pass = padded ? 1 : a->n; /* images between two barriers */
     const int64_t in = blocks * a->h * a->w * vin, out = outs * a->p * a->q * RS_V;
+    const int64_t few = pass * p * q * most <= RS_ACC; /* one tile a group: it waits for weights anyhow */
     for (int64_t n0 = 0; n0 < a->n; n0 += pass) {
         const float *x = (const float *)a->x[0] + n0 * in;
         if (padded) {
@@ -114,7 +122,8 @@ RS_INLINE void rs_blocked(const rs_args *a, rs_vec table) {
                             .bias = a->bias + g.first * RS_V,
                             .y = (float *)a->y + (n0 + n) * out + g.first * p * q * RS_V,
                             .blocks = blocks, .h = h, .w_ = w, .top = a->pd[0], .p = p, .q = q, .r = a->r, .s = a->s,
-                            .st = a->st[0], .dh = a->dl[0], .dw = a->dl[1], .activation = a->activation};
+                            .st = a->st[0], .dh = a->dl[0], .dw = a->dl[1], .activation = a->activation,
+                            .tiles = few ? g.size : (n * p + i) * pieces + j};
                         ROWS[vin > 1][a->st[1] == 2][g.size / 2](&m, i, j * piece, rs_min(q, (j + 1) * piece));
                     }
     }
