@@ -11,7 +11,7 @@
    Weights    [A*A][k / (KB*V)][c][KB][V k]: for each of the A*A points the panels that a register tile streams
    Reads      x nchw<V>c;  pack[0] weights;  pack[1] int64 {KB (2), images in a pass};  bias
    Writes     y nchw<V>c
-   Scratch    V [A*A][tiles][c], then products [A*A][k / V][tiles][V], for the tiles of a pass
+   Scratch    V [A*A][c / V][tiles][V], then products [A*A][k / V][tiles][V], for the tiles of a pass
    Threads    (channel block, row of tiles); (point, group of blocks); (block, row of tiles)
    Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes and
               come while the panel before them is multiplied; on small maps at n = 1 the larger of both bounds it
@@ -80,29 +80,29 @@ RS_INLINE void transform(const rs_args *a, const float *x, float *points, const 
         }
         RS_UNROLL for (int j = 0; j < A; j++) to_points(d + j, d + j, A, M);
         RS_UNROLL for (int i = 0; i < A; i++) to_points(d + i * A, d + i * A, 1, M);
-        float *to = points + (first + column) * g->c;
+        float *to = points + (first + column) * RS_V;
         RS_UNROLL for (int i = 0; i < A * A; i++) rs_store(to + i * g->tiles * g->c, d[i]);
     }
 }
 
-/* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[t][c] for KB blocks. With NEXT a vector of what `next` points
+/* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[c][t] for KB blocks. With NEXT a vector of what `next` points
    to is fetched into the second cache for each c: else products would wait for weights, and weights for products. */
 RS_INLINE void multiply(const float *u, const float *v, float *to, const grid *g, int64_t t, const int KB,
                         const int TB, const float *next, const int NEXT) {
     rs_vec acc[2][MOST];
     RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < TB; i++) acc[b][i] = (rs_vec){0};
-    const float *x = v + t * g->c;
-    const int64_t c_end = g->c;
-    for (int64_t c = 0; c < c_end; c++, u += KB * RS_V) {
-        rs_vec w[2];
-        if (NEXT) __builtin_prefetch(next + c * RS_V, 0, 2);
-        RS_UNROLL for (int b = 0; b < KB; b++) __builtin_prefetch(u + AHEAD + b * RS_V);
-        RS_UNROLL for (int b = 0; b < KB; b++) w[b] = rs_load(u + b * RS_V);
-        RS_UNROLL for (int i = 0; i < TB; i++) {
-            const rs_vec xv = rs_all(x[i * c_end + c]);
-            RS_UNROLL for (int b = 0; b < KB; b++) acc[b][i] += xv * w[b];
+    const float *x = v + t * RS_V;
+    for (int64_t cb = 0; cb < g->c; cb += RS_V, x += g->tiles * RS_V)
+        for (int c = 0; c < RS_V; c++, u += KB * RS_V, next += RS_V) {
+            rs_vec w[2];
+            if (NEXT) __builtin_prefetch(next, 0, 2);
+            RS_UNROLL for (int b = 0; b < KB; b++) __builtin_prefetch(u + AHEAD + b * RS_V);
+            RS_UNROLL for (int b = 0; b < KB; b++) w[b] = rs_load(u + b * RS_V);
+            RS_UNROLL for (int i = 0; i < TB; i++) {
+                const rs_vec xv = rs_all(x[i * RS_V + c]);
+                RS_UNROLL for (int b = 0; b < KB; b++) acc[b][i] += xv * w[b];
+            }
         }
-    }
     RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < TB; i++)
         rs_store(to + (b * g->tiles + t + i) * RS_V, acc[b][i]);
 }
@@ -161,7 +161,7 @@ RS_INLINE void winograd(const rs_args *a, const int M) {
             for (int64_t block = 0; block < blocks; block++)
                 for (int64_t row = 0; row < g.rows; row++) {
                     const float *x = (const float *)a->x[0] + ((n0 + n) * blocks + block) * a->h * a->w * RS_V;
-                    transform(a, x, points + block * RS_V, &g, row, (n * g.rows + row) * g.columns, M);
+                    transform(a, x, points + block * g.tiles * RS_V, &g, row, (n * g.rows + row) * g.columns, M);
                 }
 #pragma omp for collapse(2) schedule(static)
         for (int64_t point = 0; point < A * A; point++)
