@@ -56,8 +56,12 @@ RS_INLINE void small(const rs_job *t) {
     rs_four acc[SETS] = {{0}};
     int64_t e = ends[0];
     const int64_t stop = ends[1];
-    for (; e + SETS <= stop; e += SETS)
-        RS_UNROLL for (int j = 0; j < SETS; j++) acc[j] += value[e + j] * *(const rs_four_any *)(x + offset[e + j]);
+    for (; e + SETS <= stop; e += SETS) {
+        uint64_t four[2];
+        memcpy(four, offset + e, sizeof four);
+        RS_UNROLL for (int j = 0; j < SETS; j++)
+            acc[j] += value[e + j] * *(const rs_four_any *)(x + (uint16_t)(four[j / 4] >> 16 * (j % 4)));
+    }
     for (; e < stop; e++) acc[0] += value[e] * *(const rs_four_any *)(x + offset[e]);
     RS_UNROLL for (int j = 1; j < SETS; j++) acc[0] += acc[j];
     if (t->first) acc[0] += t->a->bias[t->k];
