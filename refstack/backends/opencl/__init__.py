@@ -83,12 +83,16 @@ def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None =
                 outputs     as for every backend. None: all arrays go to the device before and come back after, between
                             margins that must stay as they were
     """
-    from refstack.backends.opencl.fused import Walk, walkable
-    from refstack.backends.opencl.segment import Segment
+    from refstack.backends.opencl.calls import in_spans, walkable
+    from refstack.backends.opencl.fused import Walk
+    from refstack.backends.opencl.segment import Segment, runtime
 
-    chosen = devices.chosen()
-    if outputs is not None and chosen.kind == "gpu" and walkable(steps):
-        return Walk(steps, outputs, chosen.compute_units).run
+    kind = devices.chosen().kind
+    if outputs is not None and kind == ("cpu" if in_spans(steps) else "gpu") and walkable(steps):
+        units = runtime().context.devices[0].max_compute_units  # a child of ours may have been told of fewer threads
+        walk = Walk(steps, outputs, units)
+        if kind == "gpu" or walk.groups == units:
+            return walk.run
     return Segment(steps, outputs).run
 
 
