@@ -19,19 +19,9 @@ static inline int rs_arrived(volatile __global int *met) {
     return count;
 }
 #elif defined(RS_SPANS) && defined(__clang__)
-#if defined(__SSE2__)
-#define PAUSE() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define PAUSE() __builtin_arm_yield()
-#else
-#define PAUSE()
-#endif
 #define ARRIVE(met) __atomic_add_fetch(met, 1, __ATOMIC_RELEASE)
 #define GIVE_UP()
-static inline int rs_arrived(volatile __global int *met) { /* a look leaves the cache line to those that arrive */
-    PAUSE();
-    return __atomic_load_n(met, __ATOMIC_ACQUIRE);
-}
+static inline int rs_arrived(volatile __global int *met) { return __atomic_load_n(met, __ATOMIC_ACQUIRE); }
 #else
 #define ARRIVE(met)                                                                                                    \
     do {                                                                                                               \
@@ -71,6 +61,20 @@ typedef struct {
 #define TOGETHER()
 #define RS_NEVER(met) met[1] /* a launch that is given up waits no more */
 
+/* Between two looks: the other half of the core gets on, and soon whoever else wants this processor, which may be the
+   group that is waited for. OpenCL has no word for either. */
+static inline void rs_rest(int looks) {
+#if defined(__x86_64__) && defined(__linux__)
+    long call = 24; /* sched_yield */
+    if (looks < 256) __builtin_ia32_pause();
+    else __asm__ volatile("syscall" : "+a"(call) : : "rcx", "r11", "memory");
+#elif defined(__aarch64__) && defined(__linux__)
+    register long result __asm__("x0"), call __asm__("x8") = 124;
+    if (looks < 256) __asm__ volatile("yield");
+    else __asm__ volatile("svc 0" : "=r"(result) : "r"(call) : "memory");
+#endif
+}
+
 typedef struct {
     int at[3], of[3];
 } rs_which;
@@ -89,6 +93,7 @@ typedef struct {
 #else
 #define TOGETHER() barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE)
 #define RS_NEVER(met) 0
+#define rs_rest(looks)
 #endif
 
 /* All groups wait for each other. met[0] counts the arrivals of this launch; met[1] says that some did not come. */
@@ -96,12 +101,14 @@ static inline void rs_meet(volatile __global int *met, int goal, int patience) {
     TOGETHER();
     if (get_local_id(0) == 0) {
         ARRIVE(met);
-        for (int i = 0; rs_arrived(met) < goal; i++)
+        for (int i = 0; rs_arrived(met) < goal; i++) {
+            rs_rest(i);
             if (i > patience || RS_NEVER(met)) {
                 met[1] = 1;
                 if (patience == PATIENCE) GIVE_UP();
                 break;
             }
+        }
     }
     TOGETHER();
 }

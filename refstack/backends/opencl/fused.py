@@ -26,7 +26,7 @@ MOST = 512
 """Work-items of all groups that a compute unit of a GPU holds at once: 128 registers for each."""
 PATIENCE, BRIEF = 1 << 23, 1 << 16
 """Looks at the counter before a group gives up: PATIENCE of walk.cl, and in a trial."""
-CALM = 1 << 7
+CALM = 1 << 4
 """A processor looks so many times as often, and may be given to others in between: seconds, and a fraction of one."""
 
 
