@@ -7,6 +7,7 @@ output and the input whose place it takes.
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 import warnings
@@ -95,6 +96,7 @@ class Runtime:
 
     def __init__(self, chosen: devices.Device) -> None:
         self.device = chosen
+        os.environ[devices.SEATS] = devices.seats()
         found = [each for each in probe.every() if devices.Device(**probe.facts(each)).identity == chosen.identity]
         self.context = cl.Context(found[:1])
         self.simulated = chosen.kind == "other"  # a simulator watches buffers itself, and knows few instructions
