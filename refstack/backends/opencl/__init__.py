@@ -79,7 +79,7 @@ def hold(threads: int) -> None:
 def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None) -> Callable[[], None]:
     """Enqueue all steps, wait once. Weights are copied to the device here, arrays that other steps wrote at each call.
 
-    Args        threads     has no effect: none of its own: `hold` settles them
+    Args        threads     work-groups of one launch on a processor; else without effect: `hold` settles them
                 outputs     as for every backend. None: all arrays go to the device before and come back after, between
                             margins that must stay as they were
     """
@@ -89,9 +89,9 @@ def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None =
 
     kind = devices.chosen().kind
     if outputs is not None and kind == ("cpu" if in_spans(steps) else "gpu") and walkable(steps):
-        units = runtime().context.devices[0].max_compute_units  # a child of ours may have been told of fewer threads
-        walk = Walk(steps, outputs, units)
-        if kind == "gpu" or walk.groups == units:
+        units = runtime().context.devices[0].max_compute_units  # here; devices.chosen() may be another process's word
+        walk = Walk(steps, outputs, units if kind == "gpu" else min(threads, units))
+        if kind == "gpu" or walk.groups == min(threads, units):
             return walk.run
     return Segment(steps, outputs).run
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
-from refstack.backends import Step
+from refstack.backends import Step, heap
 from refstack.backends.opencl import segment
 from refstack.backends.opencl.calls import ALIGNED, STEP, UNIT, Kind, Layout
 from refstack.backends.opencl.program import program
@@ -62,6 +62,8 @@ class Walk:
                 old = step.packed[name]
                 step.packed[name] = host[start : start + old.nbytes].view(old.dtype).reshape(old.shape)
                 step.packed[name][...] = old
+                del old
+                heap.trim()  # what is free, or all weights would be there twice for a moment
             return memory
         memory = self.runtime.buffer(layout.size)
         for start, step, name in layout.constant:
