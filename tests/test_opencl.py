@@ -207,3 +207,11 @@ def test_the_devices_own_clock() -> None:
     times = stopwatch("opencl", steps, 1)()
     assert len(times) == len(steps)
     assert all(0 < ns < 10**9 for ns in times)
+
+
+def test_threads_keep_to_processors_where_there_are_just_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, threads, wanted in (({0, 1}, "2", "1"), ({0, 1}, "1", "0"), ({2, 3}, "2", "0"), ({0}, "", "0")):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, found=allowed: found)
+        monkeypatch.setattr(os, "cpu_count", lambda: 4)
+        monkeypatch.setenv(devices.THREADS, threads)
+        assert devices.seats() == wanted

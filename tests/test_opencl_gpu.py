@@ -44,7 +44,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Plan, np.ndarray]
 
 
 def test_a_walk_gives_the_bits_of_the_steps_one_by_one(planned: tuple[Plan, np.ndarray]) -> None:
-    from refstack.backends.opencl.fused import Walk, walkable
+    from refstack.backends.opencl.calls import walkable
+    from refstack.backends.opencl.fused import Walk
 
     made, x = planned
     verdict = check_plan(made, x)
@@ -61,7 +62,7 @@ def test_a_walk_gives_the_bits_of_the_steps_one_by_one(planned: tuple[Plan, np.n
 
 
 def test_groups_meet_wherever_a_call_reads_what_another_wrote(planned: tuple[Plan, np.ndarray]) -> None:
-    from refstack.backends.opencl.fused import Layout
+    from refstack.backends.opencl.calls import Layout
 
     layout = Layout(planned[0].steps, [planned[0].y])
     kinds = {call.kind: 0 for call in layout.calls}
@@ -75,7 +76,7 @@ def test_groups_meet_wherever_a_call_reads_what_another_wrote(planned: tuple[Pla
 
 
 def test_what_is_read_twice_is_not_swallowed_by_an_addition(planned: tuple[Plan, np.ndarray]) -> None:
-    from refstack.backends.opencl.fused import Layout
+    from refstack.backends.opencl.calls import Layout
 
     net = Builder("twice", (3, 6, 6)).conv("one", 8, 3, padding=1)
     main = net.conv("two", 8, 3, padding=1).last

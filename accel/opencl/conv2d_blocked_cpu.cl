@@ -24,8 +24,8 @@ RS_INLINE int copied(rs_args a) { return a.pd1 || a.pd3 || a.st1 > 1; }
 RS_INLINE int residues(rs_args a) { return a.s > 1 ? a.st1 : 1; }
 RS_INLINE int columns(rs_args a) { return rs_ceil(a.pd1 + a.w + a.pd3, a.st1); }
 
-RS_ALONE void pad(ARGUMENTS) {
-    const int line = get_global_id(0), h = line % a.h, width = columns(a);
+RS_ALONE pad(ARGUMENTS RS_WHICH) {
+    const int line = rs_item(0), h = line % a.h, width = columns(a);
     if (a.r == 1 && (h + a.pd0) % a.st0) return;
     x += line * a.w * VIN;
     scratch += line * residues(a) * width * VIN;
@@ -40,13 +40,13 @@ RS_ALONE void pad(ARGUMENTS) {
         }
 }
 
-RS_ALONE void conv(ARGUMENTS) {
-    const int blocks = rs_ceil(a.c, VIN), outs = rs_ceil(a.k, V), n = get_global_id(1);
+RS_ALONE conv(ARGUMENTS RS_WHICH) {
+    const int blocks = rs_ceil(a.c, VIN), outs = rs_ceil(a.k, V), n = rs_item(1);
     const int flat = a.r * a.s * a.st0 * a.st1 == 1 && !a.pd0 && !a.pd1 && !a.pd2 && !a.pd3;
     rs_span g;
-    rs_span_of(get_global_id(2), outs, tile[0], &g);
-    const int h = flat ? 1 : a.h, q = flat ? a.p * a.q : a.q, p = flat ? 0 : get_global_id(0);
-    const int start = flat ? get_global_id(0) * 48 : 0, end = flat ? min(q, start + 48) : q;
+    rs_span_of(rs_item(2), outs, tile[0], &g);
+    const int h = flat ? 1 : a.h, q = flat ? a.p * a.q : a.q, p = flat ? 0 : rs_item(0);
+    const int start = flat ? rs_item(0) * 48 : 0, end = flat ? min(q, start + 48) : q;
     const int residue = (copied(a) ? columns(a) : flat ? a.h * a.w : a.w) * VIN;
     const int line = copied(a) ? residues(a) * residue : residue;
     const rs_image m = {

@@ -61,13 +61,13 @@ RS_INLINE void row(const rs_row *m, int inner, int outer, const int R, const int
     for (; q < m->a.q; q++) edge(m, q, R, S);
 }
 
-RS_ALONE void conv2d_depthwise_cpu(__global const float *x, __global float *y, __global const float *bias,
-                                   __global const float *w, const rs_args a) {
-    const int plane = get_global_id(1), b = plane % rs_ceil(a.c, V), room = a.w + a.pd1 - (a.s - 1) * a.dl1;
+RS_ALONE conv2d_depthwise_cpu(__global const float *x, __global float *y, __global const float *bias,
+                              __global const float *w, const rs_args a RS_WHICH) {
+    const int plane = rs_item(1), b = plane % rs_ceil(a.c, V), room = a.w + a.pd1 - (a.s - 1) * a.dl1;
     const int inner = min(rs_ceil(a.pd1, a.st1), a.q);
     const int outer = room > 0 ? max(inner, min(rs_ceil(room, a.st1), a.q)) : inner;
     rs_row m = {.x = x + plane * a.h * a.w * V, .w = w + b * a.r * a.s * V, .bias = rs_load(bias + b * V), .a = a};
-    const int first = get_global_id(0) * ROWS(a.q), end = min(a.p, first + ROWS(a.q));
+    const int first = rs_item(0) * ROWS(a.q), end = min(a.p, first + ROWS(a.q));
     for (m.p = first; m.p < end; m.p++) {
         m.y = y + (plane * a.p + m.p) * a.q * V;
         if (a.r == 3 && a.s == 3) row(&m, inner, outer, 3, 3); /* loops of known length unroll */

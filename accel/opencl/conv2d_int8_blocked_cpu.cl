@@ -45,11 +45,11 @@ RS_INLINE void copy(__global uchar *to, __global const char *x, int first, rs_ar
 #endif
 }
 
-RS_ALONE void pad(ARGUMENTS) {
-    const int blocks = rs_ceil(a.c, CB), plane = get_global_id(1), n = plane / blocks, b = plane % blocks;
-    const int width = columns(a), end = min(rows(a), (int)(get_global_id(0) + 1) * 16);
+RS_ALONE pad(ARGUMENTS RS_WHICH) {
+    const int blocks = rs_ceil(a.c, CB), plane = rs_item(1), n = plane / blocks, b = plane % blocks;
+    const int width = columns(a), end = min(rows(a), (rs_item(0) + 1) * 16);
     const uchar fill = sizes[1] + 128;
-    for (int i = get_global_id(0) * 16; i < end; i++) {
+    for (int i = rs_item(0) * 16; i < end; i++) {
         const int h = i - a.pd0;
         if (a.r == 1 && i % a.st0) continue;
         __global uchar *to = scratch + (plane * rows(a) + i) * residues(a) * width * CB;
@@ -133,16 +133,16 @@ RS_INLINE void line(const rs_image *m, int p, int q0, int q1, int at, const int 
 #endif
 }
 
-RS_ALONE void conv(ARGUMENTS) {
-    const int blocks = rs_ceil(a.c, CB), outs = rs_ceil(a.k, V), piece = get_global_id(0), n = get_global_id(1);
+RS_ALONE conv(ARGUMENTS RS_WHICH) {
+    const int blocks = rs_ceil(a.c, CB), outs = rs_ceil(a.k, V), piece = rs_item(0), n = rs_item(1);
     const int flat = a.r * a.s * a.st0 * a.st1 == 1 && !a.pd0 && !a.pd1 && !a.pd2 && !a.pd3, pixels = a.p * a.q;
     rs_span g;
-    rs_span_of(get_global_id(2), outs, sizes[0], &g);
+    rs_span_of(rs_item(2), outs, sizes[0], &g);
     const int first = flat ? piece * FLAT : piece * a.q, count = flat ? min(FLAT, pixels - first) : a.q;
     const int residue = (flat ? count : columns(a)) * CB, row = residues(a) * residue;
     const int plane = flat ? residue : rows(a) * row;
     if (flat) { /* pixels of its own: they are few beside what is made of them, and another launch takes longer */
-        const int own = (get_global_id(2) * get_global_size(1) + n) * get_global_size(0) + piece;
+        const int own = (rs_item(2) * rs_items(1) + n) * rs_items(0) + piece;
         scratch += own * FLAT * blocks * CB;
         for (int cb = 0; cb < blocks; cb++) {
             __global uchar *to = scratch + cb * count * CB;

@@ -62,17 +62,17 @@ RS_INLINE void row(const rs_row *m, int inner, int outer, const int R, const int
     for (; q < m->a.q; q++) edge(m, q);
 }
 
-RS_ALONE void conv2d_int8_depthwise_cpu(__global const char *x, __global void *y, __global const char *w,
-                                        __global const long *sizes, __global const int *start,
-                                        __global const int *requant, __global const float *unit, const rs_args a) {
-    const int plane = get_global_id(1), blocks = rs_ceil(a.c, V), b = plane % blocks;
+RS_ALONE conv2d_int8_depthwise_cpu(__global const char *x, __global void *y, __global const char *w,
+                                   __global const long *sizes, __global const int *start, __global const int *requant,
+                                   __global const float *unit, const rs_args a RS_WHICH) {
+    const int plane = rs_item(1), blocks = rs_ceil(a.c, V), b = plane % blocks;
     const int inner = min(rs_ceil(a.pd1, a.st1), a.q), room = a.w + a.pd1 - (a.s - 1) * a.dl1;
     const int outer = room > 0 ? max(inner, min(rs_ceil(room, a.st1), a.q)) : inner;
     rs_rule rule;
     rs_rule_of(&rule, requant, unit, b * V, blocks * V, a);
     rs_row m = {.x = x + plane * a.h * a.w * V, .w = w + b * a.r * a.s * V, .out = y, .rule = &rule,
                 .start = rs_load_int(start + b * V), .zero = (int)sizes[1], .a = a};
-    const int first = get_global_id(0) * ROWS(a.q), end = min(a.p, first + ROWS(a.q));
+    const int first = rs_item(0) * ROWS(a.q), end = min(a.p, first + ROWS(a.q));
     for (m.p = first; m.p < end; m.p++) {
         m.y = (plane * a.p + m.p) * a.q * V;
         if (a.r == 3 && a.s == 3) row(&m, inner, outer, 3, 3); /* loops of known length unroll */

@@ -32,9 +32,9 @@
     __global const char *x, __global void *y, __global const int *w, __global const int *start,                        \
         __global const int *requant, __global const float *unit, TABLE __global uchar *scratch, const rs_args a
 
-RS_ALONE void offset(ARGUMENTS) {
-    __global const rs_ivec_any *from = (__global const rs_ivec_any *)x + get_global_id(0) * H * H / 4;
-    __global rs_ivec_any *to = (__global rs_ivec_any *)scratch + get_global_id(0) * H * H / 4;
+RS_ALONE offset(ARGUMENTS RS_WHICH) {
+    __global const rs_ivec_any *from = (__global const rs_ivec_any *)x + rs_item(0) * H * H / 4;
+    __global rs_ivec_any *to = (__global rs_ivec_any *)scratch + rs_item(0) * H * H / 4;
     for (int i = 0; i < H * H / 4; i++) to[i].v = from[i].v ^ (int)0x80808080;
 }
 
@@ -55,8 +55,8 @@ RS_INLINE rs_ivec decode(rs_ivec codes, int j, rs_ivec table) {
 }
 #endif
 
-RS_ALONE void conv(ARGUMENTS) {
-    const int n = get_global_id(0), kb = get_global_id(1), blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V);
+RS_ALONE conv(ARGUMENTS RS_WHICH) {
+    const int n = rs_item(0), kb = rs_item(1), blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V);
     __global const uchar *at = scratch + n * blocks * H * H * V;
     rs_ivec sum[P * P];
     start += kb * P * P * V, w += kb * blocks * 9 * V * (TERNARY ? 1 : 4);

@@ -77,11 +77,11 @@ RS_INLINE void whole(const rs_image *m, const int KB) {
     EACH_PIXEL(FINISH)
 }
 
-RS_ALONE void conv2d_map_cpu(__global const float *x, __global float *y, __global const float *bias,
-                             __global const rs_stored *w, __global const long *tile TABLE, const rs_args a) {
-    const int blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V), n = get_global_id(0);
+RS_ALONE conv2d_map_cpu(__global const float *x, __global float *y, __global const float *bias,
+                        __global const rs_stored *w, __global const long *tile TABLE, const rs_args a RS_WHICH) {
+    const int blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V), n = rs_item(0);
     rs_span g;
-    rs_span_of(get_global_id(1), outs, tile[0], &g);
+    rs_span_of(rs_item(1), outs, tile[0], &g);
     const rs_image m = {.x = x + n * blocks * H * H * V, .bias = bias + g.first * V,
                         .w = w + g.first * blocks * 9 * V * STORED, .y = y + (n * outs + g.first) * P * P * V,
                         .table = LOOK_UP, .blocks = blocks, .activation = a.activation};

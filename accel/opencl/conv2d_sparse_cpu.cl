@@ -105,8 +105,8 @@ RS_INLINE void look_up(__global float *planes, __global const float *x, __global
     for (; i < channel; i++) planes[i] = where[i] < 0 ? 0 : x[where[i]];
 }
 
-RS_ALONE void planes(ARGUMENTS) {
-    const int c = get_global_id(0), tile = get_global_id(1), n = get_global_id(2), tiles = get_global_size(1);
+RS_ALONE planes(ARGUMENTS RS_WHICH) {
+    const int c = rs_item(0), tile = rs_item(1), n = rs_item(2), tiles = rs_items(1);
     const int rows = sizes[2], channel = sizes[3], top = tile * TILE * V / a.q;
     __global const float *end = x + a.n * a.c * a.h * a.w;
     scratch += ((n * tiles + tile) * a.c + c) * channel;
@@ -226,10 +226,10 @@ RS_INLINE void small(const rs_job *t) {
 }
 #endif
 
-RS_ALONE void conv(ARGUMENTS) {
-    const int share = rs_ceil(rs_ceil(a.k, get_global_size(0)), (int)sizes[1]) * (int)sizes[1];
-    const int first = get_global_id(0) * share, last = min(a.k, first + share);
-    const int tile = get_global_id(1), tiles = get_global_size(1), n = get_global_id(2), pixels = a.p * a.q;
+RS_ALONE conv(ARGUMENTS RS_WHICH) {
+    const int share = rs_ceil(rs_ceil(a.k, rs_items(0)), (int)sizes[1]) * (int)sizes[1];
+    const int first = rs_item(0) * share, last = min(a.k, first + share);
+    const int tile = rs_item(1), tiles = rs_items(1), n = rs_item(2), pixels = a.p * a.q;
     const int size = sizes[0], channel = sizes[3], direct = sizes[4], start = tile * TILE * V;
     const int left = min(TILE, rs_ceil(pixels, V) - tile * TILE);
     __global const float *planes = direct ? x + n * a.c * pixels + start

@@ -70,9 +70,9 @@ RS_INLINE __global float *products(rs_args a, __global float *scratch) {
     return scratch + A * A * tiles(a) * rs_ceil(a.c, V) * V;
 }
 
-RS_ALONE void transform(ARGUMENTS) {
-    const int row = get_global_id(0), rows = rs_ceil(a.p, M), columns = rs_ceil(a.q, M), blocks = rs_ceil(a.c, V);
-    const int block = get_global_id(1), n = row / rows, h0 = row % rows * M - a.pd0, point = blocks * tiles(a) * V;
+RS_ALONE transform(ARGUMENTS RS_WHICH) {
+    const int row = rs_item(0), rows = rs_ceil(a.p, M), columns = rs_ceil(a.q, M), blocks = rs_ceil(a.c, V);
+    const int block = rs_item(1), n = row / rows, h0 = row % rows * M - a.pd0, point = blocks * tiles(a) * V;
     x += (n * blocks + block) * a.h * a.w * V;
     scratch += (block * tiles(a) + row * columns) * V;
     for (int column = 0; column < columns; column++, scratch += V) {
@@ -97,11 +97,11 @@ RS_ALONE void transform(ARGUMENTS) {
     }
 }
 
-RS_ALONE void multiply(ARGUMENTS) {
-    const int blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V), count = tiles(a), point = get_global_id(2);
-    const int start = get_global_id(0) * 48, end = min(count, start + 48);
+RS_ALONE multiply(ARGUMENTS RS_WHICH) {
+    const int blocks = rs_ceil(a.c, V), outs = rs_ceil(a.k, V), count = tiles(a), point = rs_item(2);
+    const int start = rs_item(0) * 48, end = min(count, start + 48);
     rs_span g;
-    rs_span_of(get_global_id(1), outs, sizes[0], &g);
+    rs_span_of(rs_item(1), outs, sizes[0], &g);
     const rs_image m = {.x = scratch + point * blocks * count * V, .w = w + (point * outs + g.first) * blocks * V * V,
                         .table = 0, .blocks = blocks, .h = 1, .r = 1, .s = 1, .st = 1, .dh = 1, .line = count * V,
                         .residue = 0, .sw = 1, .dw = 1, .next = count * V};
@@ -110,9 +110,9 @@ RS_ALONE void multiply(ARGUMENTS) {
     else rs_line(&m, 0, start, end, to, 1);
 }
 
-RS_ALONE void finish(ARGUMENTS) {
-    const int row = get_global_id(0), rows = rs_ceil(a.p, M), columns = rs_ceil(a.q, M), outs = rs_ceil(a.k, V);
-    const int block = get_global_id(1), n = row / rows, p0 = row % rows * M, point = outs * tiles(a) * V;
+RS_ALONE finish(ARGUMENTS RS_WHICH) {
+    const int row = rs_item(0), rows = rs_ceil(a.p, M), columns = rs_ceil(a.q, M), outs = rs_ceil(a.k, V);
+    const int block = rs_item(1), n = row / rows, p0 = row % rows * M, point = outs * tiles(a) * V;
     __global const float *from = products(a, scratch) + (block * tiles(a) + row * columns) * V;
     const rs_vec b = rs_load(bias + block * V);
     y += ((n * outs + block) * a.p + p0) * a.q * V;

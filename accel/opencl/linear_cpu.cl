@@ -41,9 +41,9 @@ RS_INLINE void block(__global const float *x, __global const rs_stored *w, rs_ve
     EACH_4(FINISH)
 }
 
-RS_ALONE void linear_cpu(__global const float *x, __global float *y, __global const float *bias,
-                         __global const rs_stored *w TABLE, const rs_args a) {
-    const int kb = get_global_id(0), features = min(V, a.k - kb * V);
+RS_ALONE linear_cpu(__global const float *x, __global float *y, __global const float *bias,
+                    __global const rs_stored *w TABLE, const rs_args a RS_WHICH) {
+    const int kb = rs_item(0), features = min(V, a.k - kb * V);
     const rs_vec table = LOOK_UP, b = rs_load(bias + kb * V);
     w += kb * a.c * STORED, y += kb * V;
     int n = 0;

@@ -10,10 +10,10 @@
    Cost       n * nnz multiply-adds, three loads each: bound by loads */
 #include "rs_cpu.cl"
 
-RS_ALONE void linear_csr_cpu(__global const float *x, __global float *y, __global const float *bias,
-                             __global const int *indptr, __global const int *columns, __global const float *values,
-                             const rs_args a) {
-    const int first = get_global_id(0) * 16, end = min(a.k, first + 16), n = get_global_id(1);
+RS_ALONE linear_csr_cpu(__global const float *x, __global float *y, __global const float *bias,
+                        __global const int *indptr, __global const int *columns, __global const float *values,
+                        const rs_args a RS_WHICH) {
+    const int first = rs_item(0) * 16, end = min(a.k, first + 16), n = rs_item(1);
     x += n * a.c;
     for (int k = first; k < end; k++) {
         float sum[4] = {bias[k], 0, 0, 0};

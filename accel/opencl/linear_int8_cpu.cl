@@ -11,10 +11,10 @@
 #include "rs_int8.cl"
 #include "rs_int8_cpu.cl"
 
-RS_ALONE void linear_int8_cpu(__global const char *x, __global void *y, __global const int *w,
-                              __global const long *sizes, __global const int *start, __global const int *requant,
-                              __global const float *unit, const rs_args a) {
-    const int kb = get_global_id(0), K = rs_ceil(a.k, V) * V;
+RS_ALONE linear_int8_cpu(__global const char *x, __global void *y, __global const int *w, __global const long *sizes,
+                         __global const int *start, __global const int *requant, __global const float *unit,
+                         const rs_args a RS_WHICH) {
+    const int kb = rs_item(0), K = rs_ceil(a.k, V) * V;
     w += kb * rs_ceil(a.c, 4) * V;
     for (int n = 0; n < a.n; n++, x += a.c) {
         rs_ivec sum = rs_load_int(start + kb * V), other = 0;

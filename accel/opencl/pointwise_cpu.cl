@@ -31,23 +31,23 @@ typedef char16 rs_byte;
 RS_INLINE int numbers(rs_args a) { return a.n * rs_ceil(a.c, LANES) * a.h * a.w * LANES; }
 
 #define PIECES(vector, one)                                                                                            \
-    const int end = min(numbers(a), (int)(get_global_id(0) + 1) * PIECE);                                              \
-    int i = get_global_id(0) * PIECE;                                                                                  \
+    const int end = min(numbers(a), (rs_item(0) + 1) * PIECE);                                                         \
+    int i = rs_item(0) * PIECE;                                                                                        \
     for (; i + V <= end; i += V) vector;                                                                               \
     for (; i < end; i++) one;
 
-RS_ALONE void relu(__global const float *x, __global float *y, const rs_args a) {
+RS_ALONE relu(__global const float *x, __global float *y, const rs_args a RS_WHICH) {
     PIECES(rs_store(y + i, rs_activate_all(rs_load(x + i), a.activation)), y[i] = rs_activate(x[i], a.activation))
 }
 
-RS_ALONE void add(__global const float *x0, __global const float *x1, __global float *y, const rs_args a) {
+RS_ALONE add(__global const float *x0, __global const float *x1, __global float *y, const rs_args a RS_WHICH) {
     PIECES(rs_store(y + i, rs_activate_all(rs_load(x0 + i) + rs_load(x1 + i), a.activation)),
            y[i] = rs_activate(x0[i] + x1[i], a.activation))
 }
 
-RS_ALONE void batchnorm(__global const rs_real *x, __global rs_real *y, __global const rs_real *bias,
-                        __global const rs_real *mean, __global const rs_real *scale, const rs_args a) {
-    const int plane = get_global_id(0), c = plane % rs_ceil(a.c, LANES), pixels = a.h * a.w;
+RS_ALONE batchnorm(__global const rs_real *x, __global rs_real *y, __global const rs_real *bias,
+                   __global const rs_real *mean, __global const rs_real *scale, const rs_args a RS_WHICH) {
+    const int plane = rs_item(0), c = plane % rs_ceil(a.c, LANES), pixels = a.h * a.w;
     const rs_real m = mean[c], s = scale[c], b = bias[c];
     x += plane * pixels, y += plane * pixels;
     for (int i = 0; i < pixels; i++) y[i] = (x[i] - m) * s + b;
@@ -56,7 +56,7 @@ RS_ALONE void batchnorm(__global const rs_real *x, __global rs_real *y, __global
 /* One output row of a plane, or a whole one: take(x) for every pixel of a window that lies inside the image. Windows of
    2x2 at stride 2, the commonest, have no branch. */
 #define WINDOWS(begin, take, finish)                                                                                   \
-    const int rows = LANES > 1 ? 1 : a.p, first = get_global_id(0) * rows;                                             \
+    const int rows = LANES > 1 ? 1 : a.p, first = rs_item(0) * rows;                                                   \
     const int pairs = a.r == 2 && a.s == 2 && a.st0 == 2 && a.st1 == 2 && a.dl0 == 1 && a.dl1 == 1 &&                  \
                       !(a.pd0 | a.pd1 | a.pd2 | a.pd3);                                                                \
     x += first / a.p * a.h * a.w, y += first * a.q;                                                                    \
@@ -81,27 +81,27 @@ RS_ALONE void batchnorm(__global const rs_real *x, __global rs_real *y, __global
                 finish;                                                                                                \
             }
 
-RS_ALONE void maxpool_float32(__global const rs_real *restrict x, __global rs_real *restrict y, const rs_args a) {
+RS_ALONE maxpool_float32(__global const rs_real *restrict x, __global rs_real *restrict y, const rs_args a RS_WHICH) {
 #define LARGEST(v) { const rs_real new = v; most = new > most ? new : new != new ? new : most; }
     WINDOWS(rs_real most = -INFINITY, LARGEST, y[q] = most)
 }
 
-RS_ALONE void maxpool_int8(__global const rs_byte *restrict x, __global rs_byte *restrict y, const rs_args a) {
+RS_ALONE maxpool_int8(__global const rs_byte *restrict x, __global rs_byte *restrict y, const rs_args a RS_WHICH) {
 #define LARGER(v) { const rs_byte new = v; most = new > most ? new : most; }
     WINDOWS(rs_byte most = -128, LARGER, y[q] = most)
 }
 
-RS_ALONE void avgpool(__global const rs_real *restrict x, __global rs_real *restrict y,
-                      __global const long *include_pad, const rs_args a) {
+RS_ALONE avgpool(__global const rs_real *restrict x, __global rs_real *restrict y, __global const long *include_pad,
+                 const rs_args a RS_WHICH) {
     const int padded = include_pad[0];
 #define COUNTED(v) sum += v, inside++;
     WINDOWS(rs_real sum = 0; int inside = 0, COUNTED, y[q] = sum / (float)(padded ? a.r * a.s : inside))
 }
 
-RS_ALONE void globalavgpool(__global const float *x, __global float *y, const rs_args a) {
+RS_ALONE globalavgpool(__global const float *x, __global float *y, const rs_args a RS_WHICH) {
     const int pixels = a.h * a.w;
 #if LANES == 1
-    for (int plane = get_global_id(0) * 16, end = min(a.n * a.c, plane + 16); plane < end; plane++) {
+    for (int plane = rs_item(0) * 16, end = min(a.n * a.c, plane + 16); plane < end; plane++) {
         rs_lanes sums = {.v = 0};
         float rest = 0;
         int i = 0;
@@ -112,9 +112,9 @@ RS_ALONE void globalavgpool(__global const float *x, __global float *y, const rs
     }
 #else
     rs_vec sum = 0;
-    x += get_global_id(0) * pixels * V;
+    x += rs_item(0) * pixels * V;
     for (int i = 0; i < pixels; i++) sum += rs_load(x + i * V);
-    rs_store(y + get_global_id(0) * V, sum / (float)pixels);
+    rs_store(y + rs_item(0) * V, sum / (float)pixels);
 #endif
 }
 
@@ -127,14 +127,14 @@ RS_INLINE char divided(float x, double scale, double zero) {
 /* Double precision and its division are slow, so x / scale is first taken as float(x * (1 / scale)). Below 2^9 that is
    off by less than 2^-13, which matters only where the quotient lies next to a half: a vector with such a lane is
    divided. So is everything where 1 / scale comes near the ends of what float holds. */
-RS_ALONE void quantize(__global const float *x, __global char *y, __global const double *scale,
-                       __global const long *zero_point, const rs_args a) {
+RS_ALONE quantize(__global const float *x, __global char *y, __global const double *scale,
+                  __global const long *zero_point, const rs_args a RS_WHICH) {
     const double by = scale[0];
     const float inverse = by > 0x1p-100 && by < 0x1p100 ? (float)(1 / by) : 0;
     const int zero = zero_point[0];
     const rs_vec low = (float)(-128 - zero), high = (float)(127 - zero), shift = 0x1.8p23f;
-    const int end = min(numbers(a), (int)(get_global_id(0) + 1) * PIECE);
-    int i = get_global_id(0) * PIECE;
+    const int end = min(numbers(a), (rs_item(0) + 1) * PIECE);
+    int i = rs_item(0) * PIECE;
     for (; i + V <= end; i += V) {
         rs_vec t = rs_load(x + i) * inverse;
         t = t < low ? low : t;

@@ -30,11 +30,11 @@ TURN(float32, float16, float)
 TURN(int8, char16, char)
 
 #define REORDER(name, of)                                                                                              \
-    RS_ALONE void reorder_##name(__global const of *x, __global of *y, const rs_args a) {                              \
-        const int blocks = rs_ceil(a.c, V), pixels = a.h * a.w, block = get_global_id(1) % blocks;                     \
-        const int first = get_global_id(0) * 64, end = min(pixels, first + 64), used = min(V, a.c - block * V);        \
-        const int flat = (get_global_id(1) / blocks * a.c + block * V) * pixels;                                       \
-        const int lanes = get_global_id(1) * pixels * V;                                                               \
+    RS_ALONE reorder_##name(__global const of *x, __global of *y, const rs_args a RS_WHICH) {                          \
+        const int blocks = rs_ceil(a.c, V), pixels = a.h * a.w, block = rs_item(1) % blocks;                           \
+        const int first = rs_item(0) * 64, end = min(pixels, first + 64), used = min(V, a.c - block * V);              \
+        const int flat = (rs_item(1) / blocks * a.c + block * V) * pixels;                                             \
+        const int lanes = rs_item(1) * pixels * V;                                                                     \
         for (int i = first; i < end; i += V) {                                                                         \
             const int here = min(V, end - i);                                                                          \
             __global const of *from = x + (a.y_block > 1 ? flat + i : lanes + i * V);                                  \

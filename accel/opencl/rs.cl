@@ -25,9 +25,15 @@ typedef struct {
 #define RS_KERNEL static inline void
 #define RS_PLACE , const int rs_group, const int rs_groups, __local float *rs_local
 #define RS_LOCAL(numbers)
+#ifdef RS_SPANS /* groups of one work-item: neighbours for each */
+#define RS_FROM(group, count) (int)((long)(count) * (group) / rs_groups)
+#define RS_EACH(i, count)                                                                                              \
+    for (int i = RS_FROM(rs_group, count), i##_end = RS_FROM(rs_group + 1, count); i < i##_end; i++)
+#else
 #define RS_EACH(i, count)                                                                                              \
     for (int i = rs_group * (int)get_local_size(0) + (int)get_local_id(0); i < (count);                                \
          i += rs_groups * (int)get_local_size(0))
+#endif
 #else
 #define RS_KERNEL __kernel void
 #define RS_PLACE

@@ -11,7 +11,20 @@
    Next: rs_tile_cpu.cl, conv2d_blocked_cpu.cl */
 #define V 16
 #define RS_INLINE inline __attribute__((always_inline))
-#define RS_ALONE __attribute__((reqd_work_group_size(1, 1, 1))) __kernel
+
+/* RS_ALONE name(arguments RS_WHICH) { .. }    a work-item that is a group of its own: rs_item(d) of rs_items(d) in each
+                                               of three dimensions; in a walk a function that is called for each */
+#ifdef RS_SPANS
+#define RS_ALONE static void
+#define RS_WHICH , const rs_which *rs_this
+#define rs_item(d) rs_this->at[d]
+#define rs_items(d) rs_this->of[d]
+#else
+#define RS_ALONE __attribute__((reqd_work_group_size(1, 1, 1))) __kernel void
+#define RS_WHICH
+#define rs_item(d) ((int)get_global_id(d))
+#define rs_items(d) ((int)get_global_size(d))
+#endif
 
 typedef float16 rs_vec;
 typedef int16 rs_ivec;

@@ -79,16 +79,20 @@ def hold(threads: int) -> None:
 def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None = None) -> Callable[[], None]:
     """Enqueue all steps, wait once. Weights are copied to the device here, arrays that other steps wrote at each call.
 
-    Args        threads     has no effect: none of its own: `hold` settles them
+    Args        threads     work-groups of one launch on a processor; else without effect: `hold` settles them
                 outputs     as for every backend. None: all arrays go to the device before and come back after, between
                             margins that must stay as they were
     """
-    from refstack.backends.opencl.fused import Walk, walkable
-    from refstack.backends.opencl.segment import Segment
+    from refstack.backends.opencl.calls import in_spans, walkable
+    from refstack.backends.opencl.fused import Walk
+    from refstack.backends.opencl.segment import Segment, runtime
 
-    chosen = devices.chosen()
-    if outputs is not None and chosen.kind == "gpu" and walkable(steps):
-        return Walk(steps, outputs, chosen.compute_units).run
+    kind = devices.chosen().kind
+    if outputs is not None and kind == ("cpu" if in_spans(steps) else "gpu") and walkable(steps):
+        units = runtime().context.devices[0].max_compute_units  # here; devices.chosen() may be another process's word
+        walk = Walk(steps, outputs, units if kind == "gpu" else min(threads, units))
+        if kind == "gpu" or walk.groups == min(threads, units):
+            return walk.run
     return Segment(steps, outputs).run
 
 

@@ -25,6 +25,8 @@ TRIED = "REFSTACK_DEVICES_TRIED"
 
 THREADS = "POCL_MAX_PTHREAD_COUNT"
 """Holds PoCL to so many threads; read when it is loaded."""
+SEATS = "POCL_AFFINITY"
+"""1: thread i of PoCL keeps to processor i; read when it is loaded."""
 
 TIMEOUT_S = 120.0
 INSTALL = 'try  pip install "refstack-engine[opencl]"'
@@ -94,6 +96,14 @@ def choose(found: tuple[Device, ...], wanted: str) -> Device:
     there = "; ".join(f"{each.label} ({each.problem or 'works'})" for each in found)
     asked = f"no device that works is called {wanted!r}" if word else "no device works"
     raise BackendUnavailable(f"OpenCL: {asked}; there are: {there}")
+
+
+def seats() -> str:
+    """SEATS as it should be: as rs_run.c has it, where there are just as many processors as threads each keeps to one.
+    Of two that were woken on one processor the second waits there while another stands idle."""
+    allowed = os.sched_getaffinity(0)
+    threads = os.environ.get(THREADS) or str(os.cpu_count())
+    return str(int(threads == str(len(allowed)) and allowed == set(range(len(allowed)))))
 
 
 def _probe() -> str:

@@ -40,8 +40,8 @@ def conv(case: Case) -> Conv2d:
 def alone(source: str, function: str, size: Size, **defines: int) -> Launch:
     """Work-items that are groups of their own, in three dimensions."""
     return Launch(
-        source, lambda case: (*size(case), 1, 1)[:3], (1, 1, 1), lambda case: defines, function, walks=False
-    )  # fmt: skip
+        source, lambda case: (*size(case), 1, 1)[:3], (1, 1, 1), lambda case: defines, function, walks=True, alone=True
+    )
 
 
 def phases(source: str, sizes: dict[str, Size], **defines: int) -> tuple[Launch, ...]:

@@ -80,7 +80,8 @@ def _reorders() -> tuple[Kernel, ...]:
 
     needs = (between("nchw", "nchw8c", "nchw16c"),)
     return tuple(
-        row(f"reorder.{dtype}.rows", Launch("reorder_rows", size, (GROUP,), function=f"reorder_{dtype}_rows"),
+        row(f"reorder.{dtype}.rows",
+            Launch("reorder_rows", size, (GROUP,), function=f"reorder_{dtype}_rows", walks=True),
             "a row of one block", needs=needs)
         for dtype in ("float32", "int8")
     )  # fmt: skip

@@ -7,6 +7,7 @@ output and the input whose place it takes.
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 import warnings
@@ -25,6 +26,7 @@ from refstack.backends.opencl import devices, probe
 from refstack.errors import CheckFailed, CompileError, ResourceError
 from refstack.formats import Array
 from refstack.kernels import Case, Reorder
+from refstack.memory import ALIGNMENT
 from refstack.ops import Window
 
 PATTERN = 0xA5
@@ -49,7 +51,8 @@ class Launch:
     defines     case -> constants of the source; few different ones, since each set is compiled
     parts       case -> pieces that its sums are split into     then        case -> what is called next, if anything
     room        case -> float32 numbers of local memory
-    walks       written with RS_KERNEL for groups of any number, so that fused.py may call it
+    walks       written with RS_KERNEL or RS_ALONE for groups of any number, so that fused.py may call it
+    alone       with RS_ALONE: work-items that are groups of their own
 
     The kernel's arguments are  inputs, y, the packed arrays in order (bias first), scratch if there is any, rs_args.
     """
@@ -63,6 +66,7 @@ class Launch:
     then: Callable[[Case], Launch | None] = field(default=lambda case: None)
     room: Callable[[Case], int] = field(default=lambda case: 0)
     walks: bool = False
+    alone: bool = False
 
     def items(self, case: Case) -> tuple[int, ...]:
         """Work-items of a work-group."""
@@ -92,6 +96,7 @@ class Runtime:
 
     def __init__(self, chosen: devices.Device) -> None:
         self.device = chosen
+        os.environ[devices.SEATS] = devices.seats()
         found = [each for each in probe.every() if devices.Device(**probe.facts(each)).identity == chosen.identity]
         self.context = cl.Context(found[:1])
         self.simulated = chosen.kind == "other"  # a simulator watches buffers itself, and knows few instructions
@@ -137,6 +142,13 @@ class Runtime:
         """Uninitialised memory of the device."""
         return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(nbytes, LEAST))
 
+    def hosted(self, nbytes: int) -> tuple[cl.Buffer, Array]:
+        """The same where the host has it too, as bytes: on large pages, as NumPy makes them."""
+        room = np.empty(nbytes + ALIGNMENT, np.uint8)
+        host = room[-room.ctypes.data % ALIGNMENT :][:nbytes]
+        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
+        return cl.Buffer(self.context, flags, hostbuf=host), host
+
 
 @cache
 def runtime() -> Runtime:
@@ -174,7 +186,7 @@ def explained(what: str) -> Iterator[None]:
     """pyopencl's errors as refstack's."""
     try:
         yield
-    except (cl.MemoryError, cl.RuntimeError, cl.LogicError) as error:
+    except (MemoryError, cl.MemoryError, cl.RuntimeError, cl.LogicError) as error:
         told = str(error).splitlines()[0]
         raise ResourceError(f"OpenCL: {what} failed ({told}); use a smaller --batch, or another --device") from None
 
@@ -243,7 +255,7 @@ class Segment:
             given.append(self._weights(array))
             self.packed.append((given[-1], array))
         given += [self.memory.of(step.scratch)] if step.scratch.size else []
-        return [self._bound(each, step, given) for each in launches(step) if _wanted(each, step.case)]
+        return [self._bound(each, step, given) for each in launches(step) if wanted(each, step.case)]
 
     def _bound(self, each: Launch | Call, step: Step, given: list[Any]) -> Callable[[], cl.Event]:
         if isinstance(each, Launch):
@@ -327,7 +339,8 @@ def launches(step: Step) -> tuple[Launch | Call, ...]:
     return tuple(found)
 
 
-def _wanted(each: Launch | Call, case: Case) -> bool:
+def wanted(each: Launch | Call, case: Case) -> bool:
+    """Whether there is anything for it to do."""
     return not isinstance(each, Launch) or all(each.size(case))
 
 
