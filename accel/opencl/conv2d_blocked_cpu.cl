@@ -49,7 +49,10 @@ RS_ALONE conv(ARGUMENTS RS_WHICH) {
     const int start = flat ? rs_item(0) * 48 : 0, end = flat ? min(q, start + 48) : q;
     const int residue = (copied(a) ? columns(a) : flat ? a.h * a.w : a.w) * VIN;
     const int line = copied(a) ? residues(a) * residue : residue;
+    const int lines = flat ? rs_ceil(q, 48) : a.p;
+    const int few = a.n * lines * min(q, 48) * g.size <= SUMS; /* one tile a group: it waits for weights anyhow */
     const rs_image m = {
+        .tiles = few ? g.size : n * lines + rs_item(0),
         .x = (copied(a) ? scratch : x) + n * blocks * h * line, .bias = bias + g.first * V,
         .w = w + g.first * blocks * a.r * a.s * VIN * STORED, .table = LOOK_UP, .blocks = blocks, .h = h, .top = a.pd0,
         .r = a.r, .s = a.s, .st = a.st0, .dh = a.dl0, .activation = a.activation, .line = line, .residue = residue,

@@ -13,8 +13,8 @@
    Scratch    V [A*A][c / V][tiles][V], then products [A*A][k / V][tiles][V], of all images
    Work-item  transform, finish: a row of tiles of one block of channels.  multiply: a group of blocks at one point, 48
               tiles
-   Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes, which
-              is what bounds it on small maps at n = 1
+   Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes and
+              come while the panel before them is multiplied; on small maps at n = 1 the larger of both bounds it
    Source     Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016 */
 #define VIN V
 #define FORMAT 0
@@ -103,8 +103,8 @@ RS_ALONE multiply(ARGUMENTS RS_WHICH) {
     rs_span g;
     rs_span_of(rs_item(1), outs, sizes[0], &g);
     const rs_image m = {.x = scratch + point * blocks * count * V, .w = w + (point * outs + g.first) * blocks * V * V,
-                        .table = 0, .blocks = blocks, .h = 1, .r = 1, .s = 1, .st = 1, .dh = 1, .line = count * V,
-                        .residue = 0, .sw = 1, .dw = 1, .next = count * V};
+                        .tiles = start * g.size / SUMS, .table = 0, .blocks = blocks, .h = 1, .r = 1, .s = 1, .st = 1,
+                        .dh = 1, .line = count * V, .residue = 0, .sw = 1, .dw = 1, .next = count * V};
     __global float *to = products(a, scratch) + ((point * outs + g.first) * count + start) * V;
     if (g.size == 2) rs_line(&m, 0, start, end, to, 2);
     else rs_line(&m, 0, start, end, to, 1);

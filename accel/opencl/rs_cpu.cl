@@ -73,8 +73,10 @@ RS_INLINE int rs_ceil(int a, int b) { return (a + b - 1) / b; }
 /* Bytes that are asked for before they are needed, where the compiler knows how. */
 #if defined(__AVX2__) || defined(__aarch64__)
 #define RS_PREFETCH(p) __builtin_prefetch((const void *)(ulong)(p))
+#define RS_PREFETCH_FAR(p) __builtin_prefetch((const void *)(ulong)(p), 0, 2) /* to the second cache */
 #else
 #define RS_PREFETCH(p)
+#define RS_PREFETCH_FAR(p)
 #endif
 
 /* How register tiles share out the blocks of output channels: groups of `most` (1, 2 or 4) blocks, then one of 2, then
