@@ -3,7 +3,8 @@
        y[k, j] = activation(bias[k] + sum over taps and channels of  w[tap, c, k] * x[c, pixel j moved by tap])
 
    A work-group computes a tile. It brings D rows of both operands at a time (D channels under one tap) into local
-   memory, STAGES - 1 such portions on their way while one is used. Its work-items form SLICES teams that share the
+   memory, STAGES - 1 such portions on their way while one is used. With few channels (FEW = 1) rows of several taps
+   share a portion. Its work-items form SLICES teams that share the
    rows out; one has TK x TP sums in registers. Where tiles are too few to fill a device, `parts` groups share the sum
    of one tile and leave raw sums, which conv2d_dense_sum adds up in their order.
 
@@ -12,8 +13,9 @@
 
    Constants  KT PT TK TP D STAGES ITEMS as above, TK and TP 4 or 8;  HALF = 1: w in float16, arithmetic in float32
               TERNARY = 1: w in two bits, 0 none, 1 and 2 what table[1] and table[2] say
+              FEW = 1: rows of w are taps * c without gaps
               JOINED = 1, in a walk: y = activation2(that + other), where `other` is another layer's output
-   Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind
+   Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind; FEW: (taps * c up to D, k up to KT)
    Writes     y nchw, or sums (parts, k, n*p*q)
    Work-group ITEMS work-items; parts * tiles of them
    Cost       2*KT*PT multiply-adds for KT + PT numbers brought; bound by the multiply-adds from 64 x 64 on */
@@ -63,7 +65,12 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
     const int item = get_local_id(0), slice = item / TEAM, mate = item % TEAM;
     const int tk = mate / (PT / TP) * 4, tp = mate % (PT / TP) * 4; /* its first filter and pixel in the tile */
     const int plane = a.h * a.w, pixels = a.p * a.q, all = a.n * pixels;
-    const int steps = (a.c + D - 1) / D, chunks = a.r * a.s * steps, pitch = (a.k + KT - 1) / KT * KT;
+#if FEW
+    const int steps = 1, chunks = (a.r * a.s * a.c + D - 1) / D;
+#else
+    const int steps = (a.c + D - 1) / D, chunks = a.r * a.s * steps;
+#endif
+    const int pitch = (a.k + KT - 1) / KT * KT;
     const int rows = (a.k + KT - 1) / KT, tiles = rows * ((all + PT - 1) / PT);
     const int split = a.parts > 1, activation = split ? 0 : a.activation;
 
@@ -97,9 +104,18 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
                     if (D * KT / WCOPY % ITEMS == 0 || at < D * KT / WCOPY)
                         COPY(to + at * (WCOPY * WBITS / 32), from + place * WBITS / 8, WCOPY * WBITS / 8);
                 }
+                to += WSTAGE;
+#if FEW
+                #pragma unroll
+                for (int i = 0; i < D; i += ITEMS / PT) {
+                    const int place = next * D + i + item / PT, tap = place / a.c, c = place % a.c;
+                    const int h = up + tap / a.s * a.dl0, v = left + tap % a.s * a.dl1;
+                    const int inside = j < all && tap < a.r * a.s && h >= 0 && h < a.h && v >= 0 && v < a.w;
+                    COPY_IF(inside, to + i * PT + item, x, ((image * a.c + c) * a.h + h) * a.w + v);
+                }
+#else
                 const int h = up + r * a.dl0, v = left + s * a.dl1, at = corner + r * a.dl0 * a.w + s * a.dl1;
                 const int inside = j < all && h >= 0 && h < a.h && v >= 0 && v < a.w;
-                to += WSTAGE;
                 #pragma unroll
                 for (int i = 0; i < D; i += ITEMS / PT)
                     COPY_IF(inside && c0 + i + item / PT < a.c, to + i * PT + item, x, at + (c0 + i) * plane);
@@ -108,6 +124,7 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
                     c0 = 0;
                     if (++s == a.s) s = 0, r++;
                 }
+#endif
             }
             COPIES();
             if (chunk >= first) {
