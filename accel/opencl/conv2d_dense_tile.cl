@@ -6,7 +6,7 @@
    memory, STAGES - 1 such portions on their way while one is used. With few channels (FEW = 1) rows of several taps
    share a portion. Its work-items form SLICES teams that share the
    rows out; one has TK x TP sums in registers. Where tiles are too few to fill a device, `parts` groups share the sum
-   of one tile and leave raw sums, which conv2d_dense_sum adds up in their order.
+   of one tile: each leaves what it has, and whoever comes last adds up all of them, in their order.
 
        rows of w   tap 0: c 0..D-1 | D..2D-1 | ..   tap 1: ..          filters ->        pixels ->
                                                                    D   [ KT w ]     D   [ PT x ]
@@ -16,7 +16,7 @@
               FEW = 1: rows of w are taps * c without gaps
               JOINED = 1, in a walk: y = activation2(that + other), where `other` is another layer's output
    Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind; FEW: (taps * c up to D, k up to KT)
-   Writes     y nchw, or sums (parts, k, n*p*q)
+   Writes     y nchw;  sums (tiles, parts, KT, PT);  arrived (tiles,): zeros before, in the end zeros again
    Work-group ITEMS work-items; parts * tiles of them
    Cost       2*KT*PT multiply-adds for KT + PT numbers brought; bound by the multiply-adds from 64 x 64 on */
 #include "rs_copy.cl"
@@ -56,7 +56,7 @@
 #define ROOM (STAGES * STAGE > (SLICES > 1) * SLICES * KT * PT ? STAGES * STAGE : SLICES * KT * PT)
 
 RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global const float *bias,
-                            __global const WEIGHT *w CODED_BY, __global float *sums JOINED_WITH,
+                            __global const WEIGHT *w CODED_BY, __global int *arrived, __global float *sums JOINED_WITH,
                             const rs_args a RS_PLACE) {
     RS_LOCAL(ROOM)
 #if TERNARY
@@ -72,7 +72,7 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
 #endif
     const int pitch = (a.k + KT - 1) / KT * KT;
     const int rows = (a.k + KT - 1) / KT, tiles = rows * ((all + PT - 1) / PT);
-    const int split = a.parts > 1, activation = split ? 0 : a.activation;
+    const int split = a.parts > 1;
 
     for (int unit = rs_group; unit < tiles * a.parts; unit += rs_groups) {
         const int tile = unit / a.parts, part = unit % a.parts;
@@ -147,22 +147,21 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
         }
         barrier(CLK_LOCAL_MEM_FENCE);
 
+        /* these sums, [filter][pixel]: in memory for whoever comes last, or as results */
+        __global float *mine = sums + (size_t)unit * KT * PT;
 #if SLICES == 1
         #pragma unroll
-        for (int m = 0; m < TP; m += 4) {
-            const int at = j0 + m / 4 * (PT / 2) + tp;
+        for (int i = 0; i < TK; i++)
             #pragma unroll
-            for (int i = 0; i < TK; i++) {
-                const int k = k0 + i / 4 * (KT / 2) + tk + i % 4;
-                const float add = split || k >= a.k ? 0 : bias[k];
-                float four[4];
-                #pragma unroll
-                for (int e = 0; e < 4; e++) four[e] = rs_activate(sum[i][m + e] + add, activation);
-                if (k < a.k && at < all) rs_put4(split ? sums + (size_t)part * a.k * all : y, k, at, four, OTHER, a);
+            for (int m = 0; m < TP; m += 4) {
+                const int at = (i / 4 * (KT / 2) + tk + i % 4) * PT + m / 4 * (PT / 2) + tp;
+                if (split)
+                    LEAVE(mine + at, vload4(0, sum[i] + m));
+                else
+                    rs_finish4(y, bias, k0 + at / PT, j0 + at % PT, vload4(0, sum[i] + m), OTHER, a);
             }
-        }
 #else
-        /* the teams' sums side by side, [filter][pixel]; then each work-item adds up and writes some */
+        /* the teams' sums side by side; then each work-item adds up some */
         #pragma unroll
         for (int i = 0; i < TK; i++)
             #pragma unroll
@@ -170,19 +169,31 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
                 LFOUR(rs_local + (slice * KT + i / 4 * (KT / 2) + tk + i % 4) * PT + m / 4 * (PT / 2) + tp) =
                     vload4(0, sum[i] + m);
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (int i = item; i < KT * PT / 4; i += ITEMS) {
-            const int k = k0 + i / (PT / 4), at = j0 + i % (PT / 4) * 4;
-            float4 total = LFOUR(rs_local + 4 * i);
+        for (int i = 4 * item; i < KT * PT; i += 4 * ITEMS) {
+            float4 total = LFOUR(rs_local + i);
             #pragma unroll
-            for (int team = 1; team < SLICES; team++) total += LFOUR(rs_local + team * KT * PT + 4 * i);
-            const float add = split || k >= a.k ? 0 : bias[k];
-            float four[4];
-            vstore4(total, 0, four);
-            #pragma unroll
-            for (int e = 0; e < 4; e++) four[e] = rs_activate(four[e] + add, activation);
-            if (k < a.k && at < all) rs_put4(split ? sums + (size_t)part * a.k * all : y, k, at, four, OTHER, a);
+            for (int team = 1; team < SLICES; team++) total += LFOUR(rs_local + team * KT * PT + i);
+            if (split)
+                LEAVE(mine + i, total);
+            else
+                rs_finish4(y, bias, k0 + i / PT, j0 + i % PT, total, OTHER, a);
+        }
+#endif
+        if (split && rs_last(arrived + tile, a.parts, (__local int *)rs_local)) {
+            __global float *parts = sums + (size_t)tile * a.parts * KT * PT;
+            for (int i = 4 * item; i < KT * PT; i += 4 * ITEMS) {
+                float4 total = 0;
+                for (int from = 0; from < a.parts; from += 8) { /* so many loads under way at once */
+                    float4 next[8];
+                    #pragma unroll
+                    for (int e = 0; e < 8; e++)
+                        next[e] = from + e < a.parts ? FOUND(parts + (size_t)(from + e) * KT * PT + i) : 0;
+                    #pragma unroll
+                    for (int e = 0; e < 8; e++) total += next[e];
+                }
+                rs_finish4(y, bias, k0 + i / PT, j0 + i % PT, total, OTHER, a);
+            }
         }
         barrier(CLK_LOCAL_MEM_FENCE);
-#endif
     }
 }

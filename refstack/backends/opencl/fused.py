@@ -31,7 +31,7 @@ TABLE_BYTES = 64 << 10
 """Constant memory that every device has."""
 MOST = 512
 """Work-items of all groups that a compute unit holds at once: 128 registers for each."""
-JOINING = ("conv2d_dense_tile", "conv2d_dense_sum")
+JOINING = ("conv2d_dense_tile",)
 """Sources that can add another layer's output on the way."""
 PATIENCE, BRIEF = 1 << 23, 1 << 16
 """Looks at the counter before a group gives up: PATIENCE of walk.cl, and in a trial."""

@@ -188,7 +188,12 @@ def tiled(plan: Plan, node: Node, case: Case) -> Packed:
     """(k, c, r, s) -> [r*s][c up to D][k up to KT]; with few channels [r*s*c up to D][k up to KT]"""
     assert node.weight is not None
     w = _portions(plan, case, node.weight.decode())
-    return {"bias": packing.bias(node, case.shape[1]), "weights": w}
+    return {"bias": packing.bias(node, case.shape[1]), "weights": w, "arrived": arrived(plan, case)}
+
+
+def arrived(plan: Plan, case: Case) -> Array:
+    """A counter for every tile that is shared, at zero whenever nobody is at work."""
+    return np.zeros(plan.tile.count(case) if plan.parts > 1 else 1, np.int32)
 
 
 def _portions(plan: Plan, case: Case, values: Array) -> Array:
@@ -201,7 +206,12 @@ def ternary_tiled(plan: Plan, node: Node, case: Case) -> Packed:
     """(k, c, r, s) -> the same order in two bits a weight, and what codes stand for"""
     weight = cast(Ternary, node.weight)
     codes = packing.words(4, _portions(plan, case, unpack(weight.codes, weight.cols)))
-    return {"bias": packing.bias(node, case.shape[1]), "codes": codes, "table": packing.table(4, weight)}
+    return {
+        "bias": packing.bias(node, case.shape[1]),
+        "codes": codes,
+        "table": packing.table(4, weight),
+        "arrived": arrived(plan, case),
+    }
 
 
 def int8_tiled(plan: Plan, node: Node, case: Case) -> Packed:
@@ -243,8 +253,8 @@ def rows_at_once(case: Case) -> int:
 
 
 def scratch(plan: Plan, case: Case) -> int:
-    """Bytes of the parts' sums; never none, since the kernel has an argument for them."""
-    return 4 * plan.parts * case.shape[1] * pixels(case) if plan.parts > 1 else 64
+    """Bytes of the parts' sums, whole tiles; never none, since the kernel has an argument for them."""
+    return 4 * plan.parts * plan.tile.count(case) * plan.tile.kt * plan.tile.pt if plan.parts > 1 else 64
 
 
 def depthwise(node: Node, case: Case) -> Packed:

@@ -37,8 +37,7 @@ def tile_row(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
     """conv2d_dense_tile.cl with the plan of each case."""
     stored = {"HALF": int(format == "half"), "TERNARY": int(format == "ternary")}
     pack = packing.ternary_tiled if format == "ternary" else packing.tiled
-    total = Launch("conv2d_dense_sum", each, (ITEMS,), lambda case: {"TERNARY": stored["TERNARY"]}, walks=True)
-    run = _in_parts("conv2d_dense_tile", total, planned, lambda case: {**stored, "FEW": int(packing.few(case))})
+    run = _in_parts("conv2d_dense_tile", None, planned, lambda case: {**stored, "FEW": int(packing.few(case))})
     row = Kernel(
         op, format, "", "tile", run, needs=(_one_group,), pack=lambda node, case: pack(planned(case), node, case),
         scratch=lambda case: packing.scratch(planned(case), case), blocks=(4, 16, 64),
@@ -60,9 +59,9 @@ def _int8(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
 
 
 def _in_parts(
-    source: str, total: Launch, planned: Callable[[Case], Plan], stored: Callable[[Case], Mapping[str, int]]
+    source: str, total: Launch | None, planned: Callable[[Case], Plan], stored: Callable[[Case], Mapping[str, int]]
 ) -> Launch:
-    """Tiles as the plan of each case has them; `total` adds up the parts, if there are several."""
+    """Tiles as the plan of each case has them; `total` adds up the parts, if there are several and they do not."""
 
     def size(case: Case) -> tuple[int]:
         plan = planned(case)
