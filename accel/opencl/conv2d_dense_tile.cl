@@ -14,7 +14,7 @@
    Constants  KT PT TK TP D STAGES ITEMS as above, TK and TP 4 or 8;  HALF = 1: w in float16, arithmetic in float32
               TERNARY = 1: w in two bits, 0 none, 1 and 2 what table[1] and table[2] say
               FEW = 1: rows of w are taps * c without gaps
-              JOINED = 1, in a walk: y = activation2(that + other), where `other` is another layer's output
+              JOINED = 1, in a walk: y = activation2(that + other), if a.joined says so; `other` is another layer's
    Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind; FEW: (taps * c up to D, k up to KT)
    Writes     y nchw;  sums (tiles, parts, KT, PT);  arrived (tiles,): zeros before, in the end zeros again
    Work-group ITEMS work-items; parts * tiles of them
@@ -183,13 +183,13 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
             __global float *parts = sums + (size_t)tile * a.parts * KT * PT;
             for (int i = 4 * item; i < KT * PT; i += 4 * ITEMS) {
                 float4 total = 0;
-                for (int from = 0; from < a.parts; from += 8) { /* so many loads under way at once */
-                    float4 next[8];
+                for (int from = 0; from < a.parts; from += AT_ONCE) {
+                    float4 next[AT_ONCE];
                     #pragma unroll
-                    for (int e = 0; e < 8; e++)
+                    for (int e = 0; e < AT_ONCE; e++)
                         next[e] = from + e < a.parts ? FOUND(parts + (size_t)(from + e) * KT * PT + i) : 0;
                     #pragma unroll
-                    for (int e = 0; e < 8; e++) total += next[e];
+                    for (int e = 0; e < AT_ONCE; e++) total += next[e];
                 }
                 rs_finish4(y, bias, k0 + i / PT, j0 + i % PT, total, OTHER, a);
             }

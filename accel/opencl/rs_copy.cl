@@ -34,12 +34,14 @@ static inline void rs_copy(__local void *to, __global const void *from, int byte
 #ifdef __NV_CL_C_VERSION
 #define LEAVE(p, four) FOUR(p) = four
 #define FOUND(p) FOUR(p)
+#define AT_ONCE 16 /* loads under way */
 static inline int rs_arrive(volatile __global int *arrived) {
     int before;
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(arrived) : "memory");
     return before;
 }
 #else
+#define AT_ONCE 1
 static inline void LEAVE(volatile __global float *p, float4 four) {
     float numbers[4];
     vstore4(four, 0, numbers);
@@ -74,7 +76,7 @@ static inline float4 rs_decode(int codes, float positive, float negative) {
 }
 
 /* Four sums of filter k, pixels `at` and after, finished and put to (n, k, p, q), as far as there are such. With
-   `other` they are added to what lies there at the same place. */
+   `other`, and if a.joined says so, they are added to what lies there at the same place. */
 static inline void rs_finish4(__global float *y, __global const float *bias, int k, int at, float4 sums,
                               __global const float *other, rs_args a) {
     const int pixels = a.p * a.q, all = a.n * pixels;
@@ -87,7 +89,7 @@ static inline void rs_finish4(__global float *y, __global const float *bias, int
         const int to = at + e;
         const size_t place = ((size_t)(to / pixels) * a.k + k) * pixels + to % pixels;
         if (pixels % 4 == 0) {
-            if (other) {
+            if (other && a.joined >= 0) {
                 float more[4];
                 vstore4(FOUR(other + place), 0, more);
                 #pragma unroll
@@ -96,7 +98,7 @@ static inline void rs_finish4(__global float *y, __global const float *bias, int
             FOUR(y + place) = vload4(0, four);
             break;
         }
-        y[place] = other ? rs_activate(four[e] + other[place], a.joined) : four[e];
+        y[place] = other && a.joined >= 0 ? rs_activate(four[e] + other[place], a.joined) : four[e];
     }
 }
 #endif

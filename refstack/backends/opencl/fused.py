@@ -108,10 +108,12 @@ class Layout:
         scratch = [self.place(step.scratch.nbytes)] if step.scratch.size else []
         for launch in segment.launches(step):
             assert isinstance(launch, Launch), "walkable said so"
-            kind = (launch.source, tuple(sorted(launch.defines(step.case).items())), launch.function or launch.source)
+            constants = tuple(sorted(launch.defines(step.case).items()))
+            able = launch.source in JOINING  # one function for those that do and those that do not: less to fetch
+            kind = (launch.source, (*constants, ("JOINED", 1)) if able else constants, launch.function or launch.source)
             last = launch.then(step.case) is None
             call = Call(
-                kind, (*inputs, output, *own, *scratch), frozenset([*inputs, *scratch]),
+                kind, (*inputs, output, *own, *scratch, *[output] * able), frozenset([*inputs, *scratch]),
                 frozenset([output] if last else scratch), args, launch.size(step.case)[0],
                 0 if launch.group else launch.items(step.case)[0], launch.room(step.case),
             )  # fmt: skip
@@ -124,18 +126,19 @@ class Layout:
         for i in range(len(self.calls) - 1, -1, -1):
             call = self.calls[i]
             made = next(iter(call.writes & set(inputs)), None)
-            source, constants, function = call.kind
-            if made not in self.only or source not in JOINING or inputs[0] == inputs[1] or call.args["joined"] >= 0:
+            if (
+                made not in self.only
+                or call.kind[0] not in JOINING
+                or inputs[0] == inputs[1]
+                or call.args["joined"] >= 0
+            ):
                 continue
             other = inputs[1 - inputs.index(made)]
             args = call.args.copy()
             args["joined"] = activation
-            at = (*(output if each == made else each for each in call.at), other)
+            at = (*(output if each == made else each for each in call.at[:-1]), other)
             del self.calls[i]
-            return replace(
-                call, kind=(source, (*constants, ("JOINED", 1)), function), at=at, args=args,
-                reads=call.reads | {other}, writes=frozenset([output]),
-            )  # fmt: skip
+            return replace(call, at=at, args=args, reads=call.reads | {other}, writes=frozenset([output]))
         return None
 
     def table(self, kinds: Mapping[Kind, int], groups: int) -> Any:
