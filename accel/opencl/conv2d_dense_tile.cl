@@ -3,18 +3,20 @@
        y[k, j] = activation(bias[k] + sum over taps and channels of  w[tap, c, k] * x[c, pixel j moved by tap])
 
    A work-group computes a tile. It brings D rows of both operands at a time (D channels under one tap) into local
-   memory, STAGES - 1 such portions on their way while one is used. Its work-items form SLICES teams that share the
+   memory, STAGES - 1 such portions on their way while one is used. With few channels (FEW = 1) rows of several taps
+   share a portion. Its work-items form SLICES teams that share the
    rows out; one has TK x TP sums in registers. Where tiles are too few to fill a device, `parts` groups share the sum
-   of one tile and leave raw sums, which conv2d_dense_sum adds up in their order.
+   of one tile: each leaves what it has, and whoever comes last adds up all of them, in their order.
 
        rows of w   tap 0: c 0..D-1 | D..2D-1 | ..   tap 1: ..          filters ->        pixels ->
                                                                    D   [ KT w ]     D   [ PT x ]
 
    Constants  KT PT TK TP D STAGES ITEMS as above, TK and TP 4 or 8;  HALF = 1: w in float16, arithmetic in float32
               TERNARY = 1: w in two bits, 0 none, 1 and 2 what table[1] and table[2] say
-              JOINED = 1, in a walk: y = activation2(that + other), where `other` is another layer's output
-   Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind
-   Writes     y nchw, or sums (parts, k, n*p*q)
+              FEW = 1: rows of w are taps * c without gaps
+              JOINED = 1, in a walk: y = activation2(that + other), if a.joined says so; `other` is another layer's
+   Reads      x nchw;  bias (k,);  w (taps, c up to D, k up to KT), zeros behind; FEW: (taps * c up to D, k up to KT)
+   Writes     y nchw;  sums (tiles, parts, KT, PT);  arrived (tiles,): zeros before, in the end zeros again
    Work-group ITEMS work-items; parts * tiles of them
    Cost       2*KT*PT multiply-adds for KT + PT numbers brought; bound by the multiply-adds from 64 x 64 on */
 #include "rs_copy.cl"
@@ -54,7 +56,7 @@
 #define ROOM (STAGES * STAGE > (SLICES > 1) * SLICES * KT * PT ? STAGES * STAGE : SLICES * KT * PT)
 
 RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global const float *bias,
-                            __global const WEIGHT *w CODED_BY, __global float *sums JOINED_WITH,
+                            __global const WEIGHT *w CODED_BY, __global int *arrived, __global float *sums JOINED_WITH,
                             const rs_args a RS_PLACE) {
     RS_LOCAL(ROOM)
 #if TERNARY
@@ -63,9 +65,14 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
     const int item = get_local_id(0), slice = item / TEAM, mate = item % TEAM;
     const int tk = mate / (PT / TP) * 4, tp = mate % (PT / TP) * 4; /* its first filter and pixel in the tile */
     const int plane = a.h * a.w, pixels = a.p * a.q, all = a.n * pixels;
-    const int steps = (a.c + D - 1) / D, chunks = a.r * a.s * steps, pitch = (a.k + KT - 1) / KT * KT;
+#if FEW
+    const int steps = 1, chunks = (a.r * a.s * a.c + D - 1) / D;
+#else
+    const int steps = (a.c + D - 1) / D, chunks = a.r * a.s * steps;
+#endif
+    const int pitch = (a.k + KT - 1) / KT * KT;
     const int rows = (a.k + KT - 1) / KT, tiles = rows * ((all + PT - 1) / PT);
-    const int split = a.parts > 1, activation = split ? 0 : a.activation;
+    const int split = a.parts > 1;
 
     for (int unit = rs_group; unit < tiles * a.parts; unit += rs_groups) {
         const int tile = unit / a.parts, part = unit % a.parts;
@@ -97,9 +104,18 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
                     if (D * KT / WCOPY % ITEMS == 0 || at < D * KT / WCOPY)
                         COPY(to + at * (WCOPY * WBITS / 32), from + place * WBITS / 8, WCOPY * WBITS / 8);
                 }
+                to += WSTAGE;
+#if FEW
+                #pragma unroll
+                for (int i = 0; i < D; i += ITEMS / PT) {
+                    const int place = next * D + i + item / PT, tap = place / a.c, c = place % a.c;
+                    const int h = up + tap / a.s * a.dl0, v = left + tap % a.s * a.dl1;
+                    const int inside = j < all && tap < a.r * a.s && h >= 0 && h < a.h && v >= 0 && v < a.w;
+                    COPY_IF(inside, to + i * PT + item, x, ((image * a.c + c) * a.h + h) * a.w + v);
+                }
+#else
                 const int h = up + r * a.dl0, v = left + s * a.dl1, at = corner + r * a.dl0 * a.w + s * a.dl1;
                 const int inside = j < all && h >= 0 && h < a.h && v >= 0 && v < a.w;
-                to += WSTAGE;
                 #pragma unroll
                 for (int i = 0; i < D; i += ITEMS / PT)
                     COPY_IF(inside && c0 + i + item / PT < a.c, to + i * PT + item, x, at + (c0 + i) * plane);
@@ -108,6 +124,7 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
                     c0 = 0;
                     if (++s == a.s) s = 0, r++;
                 }
+#endif
             }
             COPIES();
             if (chunk >= first) {
@@ -130,22 +147,21 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
         }
         barrier(CLK_LOCAL_MEM_FENCE);
 
+        /* these sums, [filter][pixel]: in memory for whoever comes last, or as results */
+        __global float *mine = sums + (size_t)unit * KT * PT;
 #if SLICES == 1
         #pragma unroll
-        for (int m = 0; m < TP; m += 4) {
-            const int at = j0 + m / 4 * (PT / 2) + tp;
+        for (int i = 0; i < TK; i++)
             #pragma unroll
-            for (int i = 0; i < TK; i++) {
-                const int k = k0 + i / 4 * (KT / 2) + tk + i % 4;
-                const float add = split || k >= a.k ? 0 : bias[k];
-                float four[4];
-                #pragma unroll
-                for (int e = 0; e < 4; e++) four[e] = rs_activate(sum[i][m + e] + add, activation);
-                if (k < a.k && at < all) rs_put4(split ? sums + (size_t)part * a.k * all : y, k, at, four, OTHER, a);
+            for (int m = 0; m < TP; m += 4) {
+                const int at = (i / 4 * (KT / 2) + tk + i % 4) * PT + m / 4 * (PT / 2) + tp;
+                if (split)
+                    LEAVE(mine + at, vload4(0, sum[i] + m));
+                else
+                    rs_finish4(y, bias, k0 + at / PT, j0 + at % PT, vload4(0, sum[i] + m), OTHER, a);
             }
-        }
 #else
-        /* the teams' sums side by side, [filter][pixel]; then each work-item adds up and writes some */
+        /* the teams' sums side by side; then each work-item adds up some */
         #pragma unroll
         for (int i = 0; i < TK; i++)
             #pragma unroll
@@ -153,19 +169,31 @@ RS_KERNEL conv2d_dense_tile(__global const float *x, __global float *y, __global
                 LFOUR(rs_local + (slice * KT + i / 4 * (KT / 2) + tk + i % 4) * PT + m / 4 * (PT / 2) + tp) =
                     vload4(0, sum[i] + m);
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (int i = item; i < KT * PT / 4; i += ITEMS) {
-            const int k = k0 + i / (PT / 4), at = j0 + i % (PT / 4) * 4;
-            float4 total = LFOUR(rs_local + 4 * i);
+        for (int i = 4 * item; i < KT * PT; i += 4 * ITEMS) {
+            float4 total = LFOUR(rs_local + i);
             #pragma unroll
-            for (int team = 1; team < SLICES; team++) total += LFOUR(rs_local + team * KT * PT + 4 * i);
-            const float add = split || k >= a.k ? 0 : bias[k];
-            float four[4];
-            vstore4(total, 0, four);
-            #pragma unroll
-            for (int e = 0; e < 4; e++) four[e] = rs_activate(four[e] + add, activation);
-            if (k < a.k && at < all) rs_put4(split ? sums + (size_t)part * a.k * all : y, k, at, four, OTHER, a);
+            for (int team = 1; team < SLICES; team++) total += LFOUR(rs_local + team * KT * PT + i);
+            if (split)
+                LEAVE(mine + i, total);
+            else
+                rs_finish4(y, bias, k0 + i / PT, j0 + i % PT, total, OTHER, a);
+        }
+#endif
+        if (split && rs_last(arrived + tile, a.parts, (__local int *)rs_local)) {
+            __global float *parts = sums + (size_t)tile * a.parts * KT * PT;
+            for (int i = 4 * item; i < KT * PT; i += 4 * ITEMS) {
+                float4 total = 0;
+                for (int from = 0; from < a.parts; from += AT_ONCE) {
+                    float4 next[AT_ONCE];
+                    #pragma unroll
+                    for (int e = 0; e < AT_ONCE; e++)
+                        next[e] = from + e < a.parts ? FOUND(parts + (size_t)(from + e) * KT * PT + i) : 0;
+                    #pragma unroll
+                    for (int e = 0; e < AT_ONCE; e++) total += next[e];
+                }
+                rs_finish4(y, bias, k0 + i / PT, j0 + i % PT, total, OTHER, a);
+            }
         }
         barrier(CLK_LOCAL_MEM_FENCE);
-#endif
     }
 }

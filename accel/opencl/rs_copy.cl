@@ -28,6 +28,45 @@ static inline void rs_copy(__local void *to, __global const void *from, int byte
 #define COPIED(n)
 #endif
 
+/* Groups that finish each other's work: what they LEAVE in memory, whoever is rs_last has FOUND. Adding one to
+   `arrived` releases what the group wrote and acquires what those before it did; OpenCL C 1.2 promises nothing of the
+   kind between groups, so elsewhere every number is moved by an atomic. The last sets `arrived` to zero again. */
+#ifdef __NV_CL_C_VERSION
+#define LEAVE(p, four) FOUR(p) = four
+#define FOUND(p) FOUR(p)
+#define AT_ONCE 16 /* loads under way */
+static inline int rs_arrive(volatile __global int *arrived) {
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(arrived) : "memory");
+    return before;
+}
+#else
+#define AT_ONCE 1
+static inline void LEAVE(volatile __global float *p, float4 four) {
+    float numbers[4];
+    vstore4(four, 0, numbers);
+    for (int e = 0; e < 4; e++) atomic_xchg(p + e, numbers[e]);
+}
+static inline float4 FOUND(volatile __global float *p) {
+    float numbers[4];
+    for (int e = 0; e < 4; e++) numbers[e] = as_float(atomic_or((volatile __global int *)p + e, 0));
+    return vload4(0, numbers);
+}
+static inline int rs_arrive(volatile __global int *arrived) {
+    mem_fence(CLK_GLOBAL_MEM_FENCE);
+    return atomic_inc(arrived);
+}
+#endif
+static inline int rs_last(volatile __global int *arrived, int count, __local int *told) {
+    barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
+    if (get_local_id(0) == 0) {
+        *told = rs_arrive(arrived) == count - 1;
+        if (*told) atomic_xchg(arrived, 0);
+    }
+    barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
+    return *told;
+}
+
 /* Four codes of two bits: 1 is the positive scale, 2 the negative one. */
 static inline float4 rs_decode(int codes, float positive, float negative) {
     float w[4];
@@ -36,16 +75,21 @@ static inline float4 rs_decode(int codes, float positive, float negative) {
     return vload4(0, w);
 }
 
-/* Four results of filter k, pixels `at` and after, to (n, k, p, q); or to (k, n*p*q) for sums in parts. With `other`
-   they are added to what lies there at the same place. */
-static inline void rs_put4(__global float *y, int k, int at, float four[4], __global const float *other, rs_args a) {
+/* Four sums of filter k, pixels `at` and after, finished and put to (n, k, p, q), as far as there are such. With
+   `other`, and if a.joined says so, they are added to what lies there at the same place. */
+static inline void rs_finish4(__global float *y, __global const float *bias, int k, int at, float4 sums,
+                              __global const float *other, rs_args a) {
     const int pixels = a.p * a.q, all = a.n * pixels;
+    if (k >= a.k) return;
+    float four[4];
+    vstore4(sums + bias[k], 0, four);
+    #pragma unroll
+    for (int e = 0; e < 4; e++) four[e] = rs_activate(four[e], a.activation);
     for (int e = 0; e < 4 && at + e < all; e++) {
         const int to = at + e;
-        const size_t place =
-            a.parts > 1 ? (size_t)k * all + to : ((size_t)(to / pixels) * a.k + k) * pixels + to % pixels;
+        const size_t place = ((size_t)(to / pixels) * a.k + k) * pixels + to % pixels;
         if (pixels % 4 == 0) {
-            if (other) {
+            if (other && a.joined >= 0) {
                 float more[4];
                 vstore4(FOUR(other + place), 0, more);
                 #pragma unroll
@@ -54,7 +98,7 @@ static inline void rs_put4(__global float *y, int k, int at, float four[4], __gl
             FOUR(y + place) = vload4(0, four);
             break;
         }
-        y[place] = other ? rs_activate(four[e] + other[place], a.joined) : four[e];
+        y[place] = other && a.joined >= 0 ? rs_activate(four[e] + other[place], a.joined) : four[e];
     }
 }
 #endif

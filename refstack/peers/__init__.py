@@ -78,7 +78,7 @@ PEERS = {
             "torchcuda",
             ("torch",),
             ("torch>=2.6", "onnx>=1.17", "numpy"),
-            ("graph nchw", "graph nhwc"),
+            ("graph nchw", "graph nhwc", "eager nchw", "eager nhwc"),
         ),
         Peer("ncnn", ("ncnn", "pnnx"), ("ncnn", "numpy"), ("winograd", "direct"), bare=("pnnx",)),
         Peer("mnn", ("MNN",), ("MNN>=3.0", "numpy"), ("winograd", "less winograd")),

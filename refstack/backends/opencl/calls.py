@@ -32,7 +32,7 @@ STEP = np.dtype(
 """rs_step of walk.cl, field for field."""
 TABLE_BYTES = 64 << 10
 """Constant memory that every device has."""
-JOINING = ("conv2d_dense_tile", "conv2d_dense_sum")
+JOINING = ("conv2d_dense_tile",)
 """Sources that can add another layer's output on the way."""
 
 Kind = tuple[str, tuple[tuple[str, int], ...], str]
@@ -134,10 +134,12 @@ class Layout:
         launches = [each for each in segment.launches(step) if segment.wanted(each, step.case)]
         for launch in launches:
             assert isinstance(launch, Launch), "walkable said so"
-            kind = (launch.source, tuple(sorted(launch.defines(step.case).items())), launch.function or launch.source)
+            constants = tuple(sorted(launch.defines(step.case).items()))
+            able = launch.source in JOINING  # one function for those that do and those that do not: less to fetch
+            kind = (launch.source, (*constants, ("JOINED", 1)) if able else constants, launch.function or launch.source)
             size = launch.size(step.case)
             call = Call(
-                kind, (*inputs, output, *own, *scratch), frozenset([*inputs, *scratch]),
+                kind, (*inputs, output, *own, *scratch, *[output] * able), frozenset([*inputs, *scratch]),
                 frozenset([output] if launch is launches[-1] else scratch), args, size[0],
                 0 if launch.group else launch.items(step.case)[0], launch.room(step.case), size if launch.alone else (),
             )  # fmt: skip
@@ -150,18 +152,15 @@ class Layout:
         for i in range(len(self.calls) - 1, -1, -1):
             call = self.calls[i]
             made = next(iter(call.writes & set(inputs)), None)
-            source, constants, function = call.kind
-            if made not in self.only or source not in JOINING or inputs[0] == inputs[1] or call.args["joined"] >= 0:
+            able = call.kind[0] in JOINING and call.args["joined"] < 0
+            if made not in self.only or not able or inputs[0] == inputs[1]:
                 continue
             other = inputs[1 - inputs.index(made)]
             args = call.args.copy()
             args["joined"] = activation
-            at = (*(output if each == made else each for each in call.at), other)
+            at = (*(output if each == made else each for each in call.at[:-1]), other)
             del self.calls[i]
-            return replace(
-                call, kind=(source, (*constants, ("JOINED", 1)), function), at=at, args=args,
-                reads=call.reads | {other}, writes=frozenset([output]),
-            )  # fmt: skip
+            return replace(call, at=at, args=args, reads=call.reads | {other}, writes=frozenset([output]))
         return None
 
     def table(self, kinds: Mapping[Kind, int], groups: int) -> Any:

@@ -15,7 +15,7 @@ from numpy import ascontiguousarray as contiguous
 from refstack.backends import packing
 from refstack.backends.opencl.devices import Device
 from refstack.backends.packing import Packed, entries
-from refstack.formats import Int8, Ternary
+from refstack.formats import Array, Int8, Ternary
 from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
@@ -73,6 +73,8 @@ class Tile:
 
     def chunks(self, case: Case) -> int:
         """Portions of D rows of a sum."""
+        if few(case):
+            return -(-taps(case) * case.inputs[0][1] // self.d)
         return taps(case) * -(-case.inputs[0][1] // (self.d * self.channels))
 
     def count(self, case: Case) -> int:
@@ -112,6 +114,9 @@ LARGE_INT8 = tuple(
     for sizes in ((128, 128, 8, 8, 8), (128, 64, 8, 4, 16), (64, 128, 8, 4, 16), (64, 256, 8, 8, 8), (64, 64, 8, 4, 16),
                   (128, 32, 4, 4, 16))
 )  # fmt: skip
+FEW = 4
+"""Channels of an image, and how many count as few."""
+INTEGERS = ("int8", "ternary8")
 ALONE = {1: 0.7, 2: 0.9}
 """What is left of the speed where a compute unit has so few groups."""
 WALK_MACS = 100_000_000
@@ -121,6 +126,11 @@ WALK_MACS = 100_000_000
 def taps(case: Case) -> int:
     """Places of a filter."""
     return math.prod(case.op.kernel) if isinstance(case.op, Window) else 1
+
+
+def few(case: Case) -> bool:
+    """Whether a portion holds rows of several taps: its channels alone would leave it all but empty."""
+    return case.format not in INTEGERS and taps(case) > 1 and case.inputs[0][1] <= FEW
 
 
 def pixels(case: Case) -> int:
@@ -138,7 +148,7 @@ class Plan:
 
 def choose(case: Case, groups: int, local_bytes: int) -> Plan:
     """The plan that should take least, on a device that runs so many groups at once, each with so much local memory."""
-    integers = case.format in ("int8", "ternary8")
+    integers = case.format in INTEGERS
     if case.op.macs(*case.inputs) < 4 * WALK_MACS:
         tiles, cost = SMALL_INT8 if integers else SMALL, _microseconds
     else:
@@ -175,20 +185,33 @@ def _operations(plan: Plan, case: Case, groups: int) -> float:
 
 
 def tiled(plan: Plan, node: Node, case: Case) -> Packed:
-    """(k, c, r, s) -> [r*s][c up to D][k up to KT]"""
+    """(k, c, r, s) -> [r*s][c up to D][k up to KT]; with few channels [r*s*c up to D][k up to KT]"""
     assert node.weight is not None
-    w = node.weight.decode().reshape(case.shape[1], case.inputs[0][1], taps(case)).transpose(2, 1, 0)
-    w = packing.pad_axis(packing.pad_axis(w, 1, plan.tile.d), 2, plan.tile.kt)
-    return {"bias": packing.bias(node, case.shape[1]), "weights": contiguous(w)}
+    w = _portions(plan, case, node.weight.decode())
+    return {"bias": packing.bias(node, case.shape[1]), "weights": w, "arrived": arrived(plan, case)}
+
+
+def arrived(plan: Plan, case: Case) -> Array:
+    """A counter for every tile that is shared, at zero whenever nobody is at work."""
+    return np.zeros(plan.tile.count(case) if plan.parts > 1 else 1, np.int32)
+
+
+def _portions(plan: Plan, case: Case, values: Array) -> Array:
+    w = values.reshape(case.shape[1], case.inputs[0][1], taps(case)).transpose(2, 1, 0)
+    w = w.reshape(1, -1, w.shape[2]) if few(case) else w
+    return contiguous(packing.pad_axis(packing.pad_axis(w, 1, plan.tile.d), 2, plan.tile.kt))
 
 
 def ternary_tiled(plan: Plan, node: Node, case: Case) -> Packed:
     """(k, c, r, s) -> the same order in two bits a weight, and what codes stand for"""
     weight = cast(Ternary, node.weight)
-    codes = unpack(weight.codes, weight.cols).reshape(case.shape[1], case.inputs[0][1], taps(case)).transpose(2, 1, 0)
-    codes = packing.pad_axis(packing.pad_axis(codes, 1, plan.tile.d), 2, plan.tile.kt)
-    table = packing.table(4, weight)
-    return {"bias": packing.bias(node, case.shape[1]), "codes": packing.words(4, contiguous(codes)), "table": table}
+    codes = packing.words(4, _portions(plan, case, unpack(weight.codes, weight.cols)))
+    return {
+        "bias": packing.bias(node, case.shape[1]),
+        "codes": codes,
+        "table": packing.table(4, weight),
+        "arrived": arrived(plan, case),
+    }
 
 
 def int8_tiled(plan: Plan, node: Node, case: Case) -> Packed:
@@ -230,8 +253,8 @@ def rows_at_once(case: Case) -> int:
 
 
 def scratch(plan: Plan, case: Case) -> int:
-    """Bytes of the parts' sums; never none, since the kernel has an argument for them."""
-    return 4 * plan.parts * case.shape[1] * pixels(case) if plan.parts > 1 else 64
+    """Bytes of the parts' sums, whole tiles; never none, since the kernel has an argument for them."""
+    return 4 * plan.parts * plan.tile.count(case) * plan.tile.kt * plan.tile.pt if plan.parts > 1 else 64
 
 
 def depthwise(node: Node, case: Case) -> Packed:

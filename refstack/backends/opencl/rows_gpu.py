@@ -37,8 +37,7 @@ def tile_row(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
     """conv2d_dense_tile.cl with the plan of each case."""
     stored = {"HALF": int(format == "half"), "TERNARY": int(format == "ternary")}
     pack = packing.ternary_tiled if format == "ternary" else packing.tiled
-    total = Launch("conv2d_dense_sum", each, (ITEMS,), lambda case: {"TERNARY": stored["TERNARY"]}, walks=True)
-    run = _in_parts("conv2d_dense_tile", total, planned, stored)
+    run = _in_parts("conv2d_dense_tile", None, planned, lambda case: {**stored, "FEW": int(packing.few(case))})
     row = Kernel(
         op, format, "", "tile", run, needs=(_one_group,), pack=lambda node, case: pack(planned(case), node, case),
         scratch=lambda case: packing.scratch(planned(case), case), blocks=(4, 16, 64),
@@ -49,7 +48,8 @@ def tile_row(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
 
 
 def _int8(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
-    run = _in_parts("conv2d_int8_tile", Launch("conv2d_int8_sum", each, (ITEMS,), walks=True), planned, {})
+    total = Launch("conv2d_int8_sum", each, (ITEMS,), walks=True)
+    run = _in_parts("conv2d_int8_tile", total, planned, lambda case: {})
     return Kernel(
         op, format, "", "tile", run, needs=(_one_group,),
         pack=lambda node, case: packing.int8_tiled(planned(case), node, case),
@@ -58,15 +58,17 @@ def _int8(op: str, format: str, planned: Callable[[Case], Plan]) -> Kernel:
     )  # fmt: skip
 
 
-def _in_parts(source: str, total: Launch, planned: Callable[[Case], Plan], stored: Mapping[str, int]) -> Launch:
-    """Tiles as the plan of each case has them; `total` adds up the parts, if there are several."""
+def _in_parts(
+    source: str, total: Launch | None, planned: Callable[[Case], Plan], stored: Callable[[Case], Mapping[str, int]]
+) -> Launch:
+    """Tiles as the plan of each case has them; `total` adds up the parts, if there are several and they do not."""
 
     def size(case: Case) -> tuple[int]:
         plan = planned(case)
         return (plan.tile.items * plan.parts * plan.tile.count(case),)
 
     return Launch(
-        source, size, (), lambda case: {**planned(case).tile.defines, **stored},
+        source, size, (), lambda case: {**planned(case).tile.defines, **stored(case)},
         parts=lambda case: planned(case).parts, then=lambda case: total if planned(case).parts > 1 else None,
         room=lambda case: planned(case).tile.room, walks=True,
     )  # fmt: skip
