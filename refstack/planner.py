@@ -257,14 +257,15 @@ def _lifetimes(drafts: list[Draft], slots: list[Slot], output: Slot) -> dict[int
 
 def _packed(drafts: list[Draft], views: list[Array], working: list[Array], lean: bool) -> list[Step]:
     """Steps of the drafts, which are used up: of a lean plan nothing else holds the weights."""
-    steps = []
+    steps, shelf = [], heap.Shelf()
     for scratch in working:
         draft = drafts.pop(0)
         kernel, node = draft.choice.kernel, draft.node
-        packed = {name: aligned(array) for name, array in kernel.pack(node, draft.case).items()}
+        packed = {name: shelf.put(array) for name, array in kernel.pack(node, draft.case).items()}
         inputs = tuple(views[slot.index] for slot in draft.inputs)
         kept = _bare(node) if lean and not callable(kernel.run) else node
         steps.append(Step(kept, draft.case, kernel, inputs, views[draft.output.index], packed, scratch))
+    shelf.close()
     return steps
 
 

@@ -48,6 +48,13 @@ def small_map(case: Case) -> str | None:
     return None
 
 
+def small_map_or_8x8(case: Case) -> str | None:
+    reason = small_map(case)
+    if window_3x3(case) is None and cast(Conv2d, case.op).padding == (1, 1, 1, 1) and case.shape[2:] == (8, 8):
+        return None
+    return reason and f"{reason}, or 8x8 at stride 1"
+
+
 def window_3x3(case: Case) -> str | None:
     op = cast(Conv2d, case.op)
     if (op.kernel, op.stride, op.dilation) == ((3, 3), (1, 1), (1, 1)):
@@ -64,6 +71,16 @@ def tiles_at_least(least: int, m: int) -> Need:
         if tiles < least:
             return f"{tiles} tiles of {m}x{m} outputs, this kernel is for at least {least}"
         return None if 2 * n * p * q >= tiles * m * m else f"{p}x{q} outputs fill less than half of their {m}x{m} tiles"
+
+    return need
+
+
+def rows_beyond(most: int) -> Need:
+    """A map of one tile needs no more products directly, without those on padding."""
+
+    def need(case: Case) -> str | None:
+        rows = case.shape[2]
+        return None if rows > most else f"output has {rows} rows, this kernel is for more than {most}"
 
     return need
 
@@ -184,6 +201,14 @@ def framed_image(lanes: int, case: Case) -> int:
     return -(-c // lanes) * lanes * (top + h + bottom) * (left + w + right)
 
 
+def framed_strips(v: int, case: Case) -> int:
+    """Inputs of 3x3 filters for every eight rows of outputs of an int8 image, padded, and a vector behind them."""
+    op, (_, c, _, w) = cast(Conv2d, case.op), case.inputs[0]
+    _, left, _, right = op.padding
+    rows = 7 * op.stride[0] + 3
+    return -(-c // v) * -(-case.shape[2] // 8) * rows * (left + w + right) * v + 64
+
+
 def offset_image(lanes: int, case: Case) -> int:
     """All int8 images, unpadded."""
     n, c, h, w = case.inputs[0]
@@ -195,6 +220,12 @@ def transformed(v: int, algorithm: Winograd, case: Case) -> int:
     tiles, images = packing.tile_grid(algorithm.m, case)
     channels = sum(-(-c // v) * v for c in (case.inputs[0][1], case.shape[1]))
     return 4 * (algorithm.m + 2) ** 2 * tiles * images * channels
+
+
+def points(v: int, case: Case) -> int:
+    """The tiles of one pass at all 36 points, two bytes each."""
+    tiles, images = packing.tile_grid(4, case)
+    return 2 * 36 * tiles * images * -(-case.inputs[0][1] // v) * v
 
 
 def offset_vectors(case: Case) -> int:
@@ -319,12 +350,17 @@ def _int8(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.int8.stem", "conv2d_int8_blocked", "tiles of four-byte dot products; few plain channels in",
              pack=partial(packing.int8_blocked, v, 4), scratch=partial(framed_image, 4), **_stem(v)),
-        *wide(v, _row("conv2d.int8.map", "conv2d_int8_map", "a whole 4x4 or 2x2 map in registers, nothing on padding",
-                      pack=partial(packing.int8_map, v), scratch=partial(offset_image, v), **_map(v))),
+        _row("conv2d.int8.winograd", "conv2d_int8_winograd", "F(4,3) in whole numbers: 36 products for 144",
+             needs=(one_group, window_3x3, channels_at_least(2 * v + 1), tiles_at_least(16, 4), rows_beyond(4)),
+             layouts=(f"nchw{v}c",) * 2, pack=partial(packing.int8_winograd, v), scratch=partial(points, v),
+             blocks=(v, 2 * v, 4, 8)),
+        *wide(v, _row("conv2d.int8.map", "conv2d_int8_map", "a small map or two rows of it, nothing on padding",
+                      pack=partial(packing.int8_map, v), scratch=partial(offset_image, v),
+                      **_map(v) | {"needs": (one_group, small_map_or_8x8)})),
         _row("conv2d.int8.blocked", "conv2d_int8_blocked", "tiles of four-byte dot products",
              pack=partial(packing.int8_blocked, v, v), scratch=partial(framed_image, v), **_tiles(v)),
         _row("conv2d.int8.depthwise", "conv2d_int8_depthwise", "vectors of channels, 4 pixels in registers",
-             pack=partial(packing.int8_depthwise, v), **_depthwise(v)),
+             pack=partial(packing.int8_depthwise, v), scratch=partial(framed_strips, v), **_depthwise(v)),
         _row("conv2d.int8.direct", "conv2d_int8_direct", "the plain loop", pack=packing.int8_direct),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from refstack.formats.ternary import unpack
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import AvgPool2d, BatchNorm, Concat, Conv2d, Quantize
-from refstack.winograd import Winograd
+from refstack.winograd import F4, Winograd
 
 Packed = dict[str, Array]
 
@@ -414,6 +414,24 @@ def int8_blocked(v: int, lanes: int, node: Node, case: Case) -> Packed:
     parts = [tiles(fours[:, i], v, lanes // 4, most) for i in range(4)]
     sizes = integers(most, weight.input.zero_point)
     return {"weights": contiguous(np.stack(parts, -1)), "sizes": sizes, **finish(node, case, v, offset(node))}
+
+
+WHOLE = replace(F4, g=np.rint(F4.g * np.array([[24], [6], [6], [24], [24], [6]])))
+"""F(4,3) with filters times whole numbers, so that they stay whole; conv2d_int8_winograd.c divides."""
+REACH = 2**25  # the sums, from -REACH on, that it gets back from what is left of them modulo 2^32
+
+
+def int8_winograd(v: int, node: Node, case: Case) -> Packed:
+    """[36] register tiles of the transformed filters, 2 blocks wide, two channels side by side in a lane."""
+    weight = cast(Int8, node.weight)
+    w, zero = int8_filters(v, weight.values), weight.input.zero_point
+    k, c, _, _ = w.shape
+    u = WHOLE.filters(w).astype(np.int16).reshape(k, c // 2, 2, 36, 1)
+    weights = np.stack([tiles(u[:, :, i], v, c // 2, 2) for i in range(2)], -1)
+    largest = max(zero + 128, 127 - zero) * np.abs(w.astype(np.int64)).reshape(k, -1, v * 9).sum(axis=2).max(axis=0)
+    blocks = next(n for n in range(c // v, 0, -1) if np.add.reduceat(largest, range(0, c // v, n)).max() < REACH)
+    sizes = integers(2, zero, tile_grid(4, case)[1], blocks * v)
+    return {"weights": contiguous(weights), "sizes": sizes, **finish(node, case, v, weight.integer_bias(node.bias))}
 
 
 def int8_filters(v: int, values: Array) -> Array:

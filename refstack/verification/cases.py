@@ -199,8 +199,8 @@ def conv_wide(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """The last layers of a network: maps of 4x4 and 2x2, filters for up to six blocks."""
-    st, size, n = choose.integer(1, 2), choose.among((2, 2, 4)), choose.integer(1, 2)
+    """The last layers of a network: maps of 8x8, 4x4 and 2x2, filters for up to six blocks."""
+    st, size, n = choose.integer(1, 2), choose.among((2, 2, 4, 8)), choose.integer(1, 2)
     k = choose.integer(1, 6) * blocks[0] - choose.integer(0, 1)
     (c,) = sizes(choose, blocks, 1, MOST_MACS // (9 * size * size * n * k))
     return ops.Conv2d((3, 3), (st, st), (1,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, size * st, size * st),)
