@@ -36,8 +36,8 @@ enum {
     COLS = 4,
     MOST = ROWS * COLS, /* vectors of an item */
     LINES = 45,         /* of a channel, at most: stride 2 */
-    ROOM = 1 << 14,     /* numbers: lines of a block; packing_images.ROOM */
-    SUMS = 1 << 16,     /* numbers: sums of a chunk; packing_images.SUMS */
+    ROOM = 1 << 14,     /* numbers: lines of a block; packing_sparse.LINES */
+    SUMS = 1 << 16,     /* numbers: sums of a chunk; packing_sparse.SUMS */
 };
 
 /* Where the lanes of a vector lie in a blocked image whose first block of channels is meant: `count` of them from

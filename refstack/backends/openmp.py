@@ -1,6 +1,6 @@
 """C kernels with OpenMP: compiled on first use, then a table of steps that one call of rs_run walks.
 
-The C sources lie in accel/openmp, the rows in openmp_rows.py, the weights' layouts in packing.py.
+The C sources lie in accel/openmp, the rows in openmp_rows.py, the weights' layouts in packing.py and packing_sparse.py.
 """
 
 from __future__ import annotations

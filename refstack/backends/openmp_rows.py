@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from refstack.backends import packing, packing_images
+from refstack.backends import packing, packing_sparse
 from refstack.kernels import Case, Kernel, Need, Reorder
 from refstack.ops import Conv2d
 from refstack.winograd import F2, F4, Winograd
@@ -78,7 +78,7 @@ def channels_at_least(least: int) -> Need:
 
 def planes_fit(v: int) -> Need:
     def need(case: Case) -> str | None:
-        planes = packing.Planes.of(v, case)
+        planes = packing_sparse.Planes.of(v, case)
         if planes.channel <= planes.room:
             return None
         return f"the planes of a channel are {planes.channel} numbers, this kernel has room for {planes.room}"
@@ -98,7 +98,7 @@ def images_pay(v: int) -> Need:
 
     def need(case: Case) -> str | None:
         n, _, p, q = case.shape
-        images = packing_images.Images(case, v)
+        images = packing_sparse.Images(case, v)
         strided = cast(Conv2d, case.op).stride == (2, 2)  # few images: its neighbours are not blocked, copies cost more
         if images.columns and not strided:
             used, least = images.count, 0.25
@@ -291,10 +291,10 @@ def _csr(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.csr.images", "conv2d_csr_images", "vectors of one pixel of many images, sums in registers",
              needs=(one_group, window_of_images, images_pay(v)), layouts=(f"nchw{v}c",) * 2,
-             pack=partial(packing_images.csr_images, v), blocks=(v, 4, 8)),
+             pack=partial(packing_sparse.csr_images, v), blocks=(v, 4, 8)),
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
-             needs=(planes_fit(v),), pack=partial(packing.csr_planar, v), blocks=(v, 2, 4, 8)),
-        _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),
+             needs=(planes_fit(v),), pack=partial(packing_sparse.csr_planar, v), blocks=(v, 2, 4, 8)),
+        _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing_sparse.csr_direct),
     )  # fmt: skip
 
 
@@ -305,13 +305,13 @@ def _ternary(v: int) -> tuple[Kernel, ...]:
         _row("conv2d.ternary.depthwise", "conv2d_dense_depthwise", "decoded: few weights, so their bytes do not matter",
              pack=partial(packing.depthwise, v), **_depthwise(v) | {"nonfinite": "spreads"}),
         _row("conv2d.ternary.planar", "conv2d_ternary_planar", "two lists of taps, no multiplications",
-             needs=(planes_fit(v), density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
+             needs=(planes_fit(v), density_at_most(0.25)), pack=partial(packing_sparse.ternary_planar, v),
              blocks=(v, 2, 4, 8)),
         _row("conv2d.ternary.stem", "conv2d_ternary_blocked", "register tiles from 2-bit codes; few plain channels in",
              pack=partial(packing.ternary_blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
         _row("conv2d.ternary.blocked", "conv2d_ternary_blocked", "register tiles from 2-bit codes",
              pack=partial(packing.ternary_blocked, v, v), scratch=partial(padded_image, v), **_tiles(v)),
-        _row("conv2d.ternary.direct", "conv2d_csr_direct", "the plain sparse loop", pack=packing.csr_direct),
+        _row("conv2d.ternary.direct", "conv2d_csr_direct", "the plain sparse loop", pack=packing_sparse.csr_direct),
     )  # fmt: skip
 
 
@@ -341,7 +341,7 @@ def _linear(v: int) -> tuple[Kernel, ...]:
         _row("linear.dense.blocked", "linear_dense_blocked", "a vector of features at a time, weights read once",
              pack=partial(packing.linear_blocked, v), blocks=(v, 4)),
         _row("linear.csr.direct", "linear_csr_direct", "a stored weight at a time",
-             pack=packing.csr_linear, blocks=(4,)),
+             pack=packing_sparse.csr_linear, blocks=(4,)),
         _row("linear.ternary.blocked", "linear_ternary_blocked", "a vector of features from each word of codes",
              pack=partial(packing.ternary_linear, v), blocks=(v, 4), nonfinite="spreads"),
         _row("linear.int8.blocked", "linear_int8_blocked", "four-byte dot products, a vector of features at a time",
