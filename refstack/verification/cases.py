@@ -363,10 +363,14 @@ def quantize(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def reorder(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Between two layouts, blocked by a vector of the row's."""
-    layouts = ["nchw", "nhwc", *(f"nchw{block}c" for block in blocks)]
+    layouts = ["nchw", "nhwc", *(f"nchw{block}{axis}" for block in blocks for axis in "cn")]
     source = choose.among(layouts)
     target = choose.among([layout for layout in layouts if layout != source])
-    return Reorder(source, target), (image(choose, blocks),)
+    n, *rest = image(choose, blocks)
+    if choose.integer(0, 1):
+        n = choose.among(blocks) + choose.integer(-1, 1)  # whole blocks of images, and one more or less
+        rest[0] = min(rest[0], 2 * max(blocks) + 1)
+    return Reorder(source, target), ((n, *rest),)
 
 
 FAMILIES: dict[str, dict[str, Family]] = {

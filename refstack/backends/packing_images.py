@@ -1,0 +1,165 @@
+"""Sparse weights for vectors across images, as conv2d_csr_batch.c and conv2d_csr_columns.c read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy import ascontiguousarray as contiguous
+
+from refstack.backends.packing import Packed, bias, integers
+from refstack.backends.packing_sparse import L1_BYTES, by_count, entries
+from refstack.formats import Array
+from refstack.graph import Node
+from refstack.kernels import Case
+from refstack.ops import Conv2d
+
+ROOM = 2**14  # numbers in a thread's buffer of lines
+SUMS = 2**16  # numbers in a thread's buffer of sums
+COLS = 4  # pixels of a tile's row
+ITEMS = 4  # work items that there should be at least, for threads to share
+TILE, WHOLE, POINTS, MAPS = range(4)  # kinds
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The geometry of conv2d_csr_batch.c."""
+
+    case: Case
+    v: int
+
+    @property
+    def op(self) -> Conv2d:
+        """The layer."""
+        return cast(Conv2d, self.case.op)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile."""
+        return 4 if self.op.stride[0] == 1 and self.v == 16 else 2
+
+    @property
+    def groups(self) -> int:
+        """Vectors of images."""
+        return -(-self.case.shape[0] // self.v)
+
+    @property
+    def kind(self) -> int:
+        """Of work items and lines."""
+        (_, _, h, w), (_, _, p, q) = self.case.inputs[0], self.case.shape
+        if self.op.kernel == (1, 1):
+            return POINTS
+        if p * q <= 4:
+            return MAPS
+        small = max(h, p) <= self.rows and max(w, q) <= COLS
+        return WHOLE if small and self.op.stride[0] == 1 and self.op.padding[:2] == (1, 1) else TILE
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of an item."""
+        if self.kind == POINTS:
+            return 4
+        return min(4, 1 << (self.groups - 1).bit_length()) if self.kind == MAPS else COLS * self.rows
+
+    @property
+    def wide(self) -> int:
+        """Lines of a channel in one row."""
+        return COLS + 1 if self.kind == WHOLE else (COLS - 1) * self.op.stride[1] + self.op.kernel[1]
+
+    @property
+    def lines(self) -> int:
+        """Lines of a channel."""
+        if self.kind in (POINTS, MAPS):
+            return self.vectors
+        tall = self.rows + 1 if self.kind == WHOLE else (self.rows - 1) * self.op.stride[0] + self.op.kernel[0]
+        return self.wide * tall
+
+    @property
+    def items(self) -> int:
+        """Work items of a chunk."""
+        _, _, p, q = self.case.shape
+        if self.kind == MAPS:
+            return -(-self.groups // self.vectors)
+        return self.groups * (-(-p * q // self.vectors) if self.kind == POINTS else -(-p // self.rows) * -(-q // COLS))
+
+
+def spread(case: Case, rows: Array, columns: Array, values: Array) -> tuple[Array, Array, Array]:
+    """The matrix (k,p,q) x (c,h,w) of a layer: a weight stands there once for every output that it reaches."""
+    op, (_, _, h, w), (_, _, p, q) = cast(Conv2d, case.op), case.inputs[0], case.shape
+    c, r, s = np.unravel_index(columns, (case.inputs[0][1], *op.kernel))
+    parts = []
+    for i in range(p * q):
+        y = i // q * op.stride[0] + r * op.dilation[0] - op.padding[0]
+        x = i % q * op.stride[1] + s * op.dilation[1] - op.padding[1]
+        inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
+        parts.append(((rows * p * q + i)[inside], ((c * h + y) * w + x)[inside], values[inside]))
+    found = [np.concatenate(each) for each in zip(*parts, strict=True)]
+    order = np.lexsort((found[1], found[0]))
+    return found[0][order], found[1][order], found[2][order]
+
+
+def csr_batch(v: int, node: Node, case: Case) -> Packed:
+    """The stored weights by chunk of filters, block of channels, and filter, those with few weights first."""
+    weight, m = entries(node), Batch(case, v)
+    rows, columns, values = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr)), weight.indices, weight.values
+    (_, c, h, w), (n, k, p, q), start = case.inputs[0], case.shape, bias(node, case.shape[1])
+    if m.kind == MAPS:
+        rows, columns, values = spread(case, rows, columns, values)
+        start, k, c = np.repeat(start, p * q), k * p * q, c * h * w
+    channel, tap = np.divmod(columns.astype(np.int64), 1 if m.kind == MAPS else m.op.kernel[0] * m.op.kernel[1])
+    size = fit(v, m.lines)
+    size = -(-c // -(-c // size))  # blocks alike
+    chunk = chunk_of(k, m.vectors * v, m.items)
+    offsets = (channel % size * m.lines + tap // 3 * m.wide + tap % 3) * v
+    return {
+        "bias": start, **in_visits((k, c), (chunk, size), (rows, channel), offsets, values),
+        "sizes": integers(size, chunk, m.vectors, m.kind, n),
+    }  # fmt: skip
+
+
+def csr_columns(v: int, node: Node, case: Case) -> Packed:
+    """The same of a 1x1 layer with blocked channels."""
+    weight, (n, k, p, q), c = entries(node), case.shape, case.inputs[0][1]
+    vectors = min(4, 1 << (-(-n * p * q // v) - 1).bit_length())
+    k, c = -(-k // v) * v, -(-c // v) * v
+    size = max(1, min(c, fit(v, vectors)) // v) * v
+    chunk = -(-chunk_of(k, vectors * v, -(-n * p * q // (vectors * v))) // v) * v
+    rows, channel = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr)), weight.indices.astype(np.int64)
+    offsets = channel % size * vectors * v
+    return {
+        "bias": bias(node, case.shape[1], v),
+        **in_visits((k, c), (chunk, size), (rows, channel), offsets, weight.values),
+        "sizes": integers(size, chunk, vectors),
+    }  # fmt: skip
+
+
+def fit(v: int, lines: int) -> int:
+    """Channels of so many lines that fit the first cache and the buffer."""
+    return max(1, min(L1_BYTES // 4, ROOM) // (v * lines))
+
+
+def chunk_of(k: int, outputs: int, items: int) -> int:
+    """Filters of a chunk: their sums, so many outputs each, fit their buffer, and every thread finds some work."""
+    return min(k, SUMS // outputs, -(-k // -(-ITEMS // items)))
+
+
+def in_visits(
+    shape: tuple[int, int], block: tuple[int, int], entry: tuple[Array, Array], offsets: Array, values: Array
+) -> Packed:
+    """Weights by visit, one for each (chunk, block of channels, filter of the chunk).
+
+    Args        shape   of the matrix, filters and channels         block   filters of a chunk, channels of a block
+                entry   (nnz,) filter and channel of a weight       offsets, values     (nnz,) of a weight
+    """
+    (k, c), (chunk, size), (rows, channel) = shape, block, entry
+    blocks, chunks = -(-c // size), -(-k // chunk)
+    share = np.minimum(chunk, k - np.arange(chunks) * chunk)
+    visit = rows // chunk * chunk * blocks + channel // size * share[rows // chunk] + rows % chunk
+    filters = np.concatenate([np.tile(np.arange(n), blocks) for n in share])
+    part = np.concatenate([np.repeat(np.arange(blocks), n) + i * blocks for i, n in enumerate(share)])
+    order, filters, ends = by_count(visit, filters, part)
+    return {
+        "ends": ends, "filters": filters, "offsets": contiguous(offsets[order].astype(np.uint16)),
+        "values": contiguous(values[order]),
+    }  # fmt: skip
