@@ -259,6 +259,7 @@ class Kernel:
     exact       integer data below 2**24 gives the exact integer result
     algorithm   whose error bound it is held to: direct (each product once, in any order), winograd2, winograd4
     nonfinite   what NaN and infinities in x do: "exact", what the reference says; "spreads", the same and more of them
+    joins       taken instead of rows before it where the next layer chosen by its case alone reads what it writes
     in_place    the output may be the very array of an input of its size: a number is read before it is written over
     """
 
@@ -275,6 +276,7 @@ class Kernel:
     exact: bool = True
     algorithm: str = "direct"
     nonfinite: str = "exact"
+    joins: bool = False
     in_place: bool = False
     summary: str = ""
 

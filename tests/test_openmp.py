@@ -73,6 +73,9 @@ CONVOLUTIONS: list[tuple[tuple[int, int, int, int], ops.Conv2d]] = [
     ((1, 5, 2, 2), conv(5, groups=5, kernel=5, padding=2)),
     ((2, 8, 6, 6), conv(16, groups=8)),
     ((1, 12, 6, 6), conv(6, groups=3)),
+    ((16, 3, 7, 5), conv(9, activation="relu")),
+    ((32, 5, 9, 4), conv(5, groups=5, stride=2)),
+    ((16, 40, 9, 7), conv(6, kernel=1, padding=0)),
     ((16, 21, 7, 6), conv(9, activation="relu")),
     ((14, 40, 4, 3), conv(18)),
     ((30, 6, 2, 2), conv(17, activation="relu6")),
@@ -86,6 +89,7 @@ LINEARS: list[tuple[tuple[int, int], ops.Linear]] = [
     ((4, 64), ops.Linear(33, "relu6")),
     ((5, 19), ops.Linear(16)),
     ((9, 8), ops.Linear(7, "relu")),
+    ((18, 35), ops.Linear(37, "relu")),
 ]
 WINDOWS = [
     ((1, 3, 8, 8), (2, 2), (2, 2), (0, 0, 0, 0)),

@@ -201,12 +201,13 @@ RS_INLINE void visit(const pass *t, const int R, const int C, const int PITCH, c
 static void one(const pass *t) { visit(t, 1, 1, 0, 1, 4); }
 static void two(const pass *t) { visit(t, 1, 2, 0, 1, 4); }
 static void four(const pass *t) { visit(t, 1, 4, 0, 1, 2); }
+static void eight(const pass *t) { visit(t, 1, 8, 0, 1, 1); }
 static void tile1(const pass *t) { visit(t, ROWS, COLS, COLS + 2, 1, 1); }
 static void tile2(const pass *t) { visit(t, 2, COLS, 2 * COLS + 1, 2, 1); }
 static void whole(const pass *t) { visit(t, ROWS, COLS, COLS + 1, 1, 1); }
 
 void rs_conv2d_csr_batch(const rs_args *a) {
-    void (*const rows[])(const pass *) = {one, two, four};
+    void (*const rows[])(const pass *) = {one, two, four, 0, eight};
     const layer m = layer_of(a);
     const int row = m.kind == MAPS || m.kind == POINTS;
     void (*const filters)(const pass *) = row                ? rows[m.vectors / 2]

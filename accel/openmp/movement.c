@@ -69,28 +69,23 @@ DEFINE_REORDER(int8_t)
 
 void rs_reorder(const rs_args *a) { a->itemsize == 1 ? reorder_int8_t(a) : reorder_float(a); }
 
-/* y[i][j] = x[j][i] for `rows` rows of y; of their `lanes` numbers those from `columns` on are zeros. */
-RS_INLINE void turn(const float *x, int64_t from, float *y, int64_t to, int64_t rows, int64_t columns, int64_t lanes) {
-    if (rows == RS_V && columns == RS_V) rs_transpose(x, from, y, to);
-    else for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < lanes; j++) y[i * to + j] = j < columns ? x[j * from + i] : 0;
-}
-
-/* RS_V images of RS_V pixels of a channel, where `block` is 1, or of RS_V channels of a pixel. */
+/* RS_V images of RS_V pixels of a channel; or of RS_V channels of a pixel, where `block` is not 1 and where an image is
+   one pixel. */
 RS_INLINE void images(const rs_args *a, int64_t block, int gather) {
-    const int64_t plane = a->h * a->w, across = block == 1 ? RS_V : 1, blocks = rs_ceil(a->c, block);
-    const int64_t image = blocks * block * plane, row = block == 1 ? RS_V : plane * RS_V;
+    const int64_t plane = a->h * a->w;
+    const int64_t channels = block == 1 && plane > 1 ? 1 : RS_V, pixels = RS_V / channels;
+    const int64_t image = rs_ceil(a->c, block) * block * plane, row = channels == 1 ? RS_V : plane * RS_V;
     const float *x = a->x[0];
     float *y = a->y;
 #pragma omp for collapse(3) schedule(static)
     for (int64_t n = 0; n < a->n; n += RS_V)
-        for (int64_t c = 0; c < a->c; c += block)
-            for (int64_t pixel = 0; pixel < plane; pixel += across) {
-                const int64_t many = rs_min(RS_V, a->n - n), left = block == 1 ? plane - pixel : a->c - c;
+        for (int64_t c = 0; c < a->c; c += channels)
+            for (int64_t pixel = 0; pixel < plane; pixel += pixels) {
+                const int64_t many = rs_min(RS_V, a->n - n), left = channels == 1 ? plane - pixel : a->c - c;
                 const int64_t others = rs_min(RS_V, left), apart = n * image + c * plane + pixel * block;
                 const int64_t beside = ((n / RS_V * a->c + c) * plane + pixel) * RS_V;
-                if (gather) turn(x + apart, image, y + beside, row, others, many, RS_V);
-                else turn(x + beside, row, y + apart, image, many, others, block == 1 ? others : RS_V);
+                if (gather) rs_turn(x + apart, image, y + beside, row, others, many, RS_V);
+                else rs_turn(x + beside, row, y + apart, image, many, others, block == 1 ? others : RS_V);
             }
 }
 

@@ -110,9 +110,21 @@ def images_at_least(v: int) -> Need:
 
     def need(case: Case) -> str | None:
         op, (n, _, p, q) = cast(Conv2d, case.op), case.shape
-        if op.kernel == op.stride == (1, 1):
-            return "kernel (1, 1), stride (1, 1); blocked channels suit that better"
+        if op.kernel == op.stride == (1, 1) and n % v:
+            return f"{n} images; of a 1x1 layer this kernel needs a multiple of {v}, as its neighbours do"
         return _lanes_used(n, v, 0.25 if p * q <= 4 else 0.5 if p * q <= 16 else 0.8)
+
+    return need
+
+
+def vectors_at_least(v: int, least: float) -> Need:
+    return lambda case: _lanes_used(case.inputs[0][0], v, least)
+
+
+def whole_vectors(v: int) -> Need:
+    def need(case: Case) -> str | None:
+        n = case.inputs[0][0]
+        return f"{n} images, this kernel needs a multiple of {v}" if n % v else None
 
     return need
 
@@ -222,6 +234,12 @@ def offset_vectors(case: Case) -> int:
     return n * -(-c // 4) * 4
 
 
+def lines_of_vectors(v: int, case: Case) -> int:
+    """The inputs of a linear layer with images side by side."""
+    n, c = case.inputs[0]
+    return 4 * -(-n // v) * v * c
+
+
 def rows(backend: str, v: int) -> tuple[Kernel, ...]:
     """Best first for every op and format, for vectors of v floats."""
     weighted = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v))
@@ -269,6 +287,9 @@ def _dense(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.dense.stem", "conv2d_dense_blocked", "register tiles; few plain channels in, blocked ones out",
              pack=partial(packing.blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
+        _row("conv2d.dense.stem_batch", "conv2d_csr_batch", "few channels, images side by side", joins=True,
+             needs=(one_group, window_1x1_or_3x3, channels_below(v), whole_vectors(v)), layouts=(f"nchw{v}n",) * 2,
+             pack=partial(packing_images.csr_batch, v), blocks=(v, 4, 8)),
         *(_winograd(v, m) for m in (4, 2)),
         *wide(v, _row("conv2d.dense.map", "conv2d_dense_map", "a whole 4x4 or 2x2 map in registers, nothing on padding",
                       pack=partial(packing.small_map, v), **_map(v))),
@@ -276,6 +297,9 @@ def _dense(v: int) -> tuple[Kernel, ...]:
              pack=partial(packing.blocked, v, v), scratch=partial(padded_image, v), **_tiles(v)),
         _row("conv2d.dense.depthwise", "conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
              pack=partial(packing.depthwise, v), **_depthwise(v)),
+        _row("conv2d.dense.depthwise_batch", "conv2d_dense_depthwise", "vectors of images, up to 8 pixels in registers",
+             pack=partial(packing_images.depthwise_batch, v), joins=True,
+             **_depthwise(v) | {"needs": (depthwise, whole_vectors(v)), "layouts": (f"nchw{v}n",) * 2}),
         _row("conv2d.dense.direct", "conv2d_dense_direct", "the plain loop", pack=packing.direct),
     )  # fmt: skip
 
@@ -362,6 +386,9 @@ def _linear(v: int) -> tuple[Kernel, ...]:
     return (
         _row("linear.dense.blocked", "linear_dense_blocked", "a vector of features at a time, weights read once",
              pack=partial(packing.linear_blocked, v), blocks=(v, 4)),
+        _row("linear.csr.batch", "linear_csr_batch", "a stored weight at a time, for vectors of images",
+             needs=(vectors_at_least(v, 0.25),), pack=packing_sparse.csr_linear, scratch=partial(lines_of_vectors, v),
+             blocks=(v, 4)),
         _row("linear.csr.direct", "linear_csr_direct", "a stored weight at a time",
              pack=packing_sparse.csr_linear, blocks=(4,)),
         _row("linear.ternary.blocked", "linear_ternary_blocked", "a vector of features from each word of codes",

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy import ascontiguousarray as contiguous
 
-from refstack.backends.packing import Packed, bias, integers
+from refstack.backends.packing import Packed, bias, filters, integers
 from refstack.backends.packing_sparse import L1_BYTES, by_count, entries
 from refstack.formats import Array
 from refstack.graph import Node
@@ -58,8 +58,8 @@ class Batch:
     @property
     def vectors(self) -> int:
         """Vectors of an item."""
-        if self.kind == POINTS:
-            return 4
+        if self.kind == POINTS:  # small maps have many channels, of which few vectors leave room for more
+            return 8 if self.case.shape[2] * self.case.shape[3] >= 64 else 4
         return min(4, 1 << (self.groups - 1).bit_length()) if self.kind == MAPS else COLS * self.rows
 
     @property
@@ -101,8 +101,7 @@ def spread(case: Case, rows: Array, columns: Array, values: Array) -> tuple[Arra
 
 def csr_batch(v: int, node: Node, case: Case) -> Packed:
     """The stored weights by chunk of filters, block of channels, and filter, those with few weights first."""
-    weight, m = entries(node), Batch(case, v)
-    rows, columns, values = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr)), weight.indices, weight.values
+    m, (rows, columns, values) = Batch(case, v), stored(node)
     (_, c, h, w), (n, k, p, q), start = case.inputs[0], case.shape, bias(node, case.shape[1])
     if m.kind == MAPS:
         rows, columns, values = spread(case, rows, columns, values)
@@ -132,6 +131,22 @@ def csr_columns(v: int, node: Node, case: Case) -> Packed:
         **in_visits((k, c), (chunk, size), (rows, channel), offsets, weight.values),
         "sizes": integers(size, chunk, vectors),
     }  # fmt: skip
+
+
+def stored(node: Node) -> tuple[Array, Array, Array]:
+    """Row, column and value of the stored weights: all of a dense one, zeros too."""
+    weight = node.weight
+    if weight is not None and not weight.sparse:
+        rows, columns = np.indices(weight.shape).reshape(2, -1)
+        return rows, columns, weight.decode().ravel()
+    found = entries(node)
+    return np.repeat(np.arange(found.shape[0]), np.diff(found.indptr)), found.indices, found.values
+
+
+def depthwise_batch(v: int, node: Node, case: Case) -> Packed:
+    """(c, 1, r, s) -> [c][r][s][V], each weight once for every image of a vector."""
+    w = np.repeat(filters(node, case)[:, 0, ..., None], v, -1)
+    return {"bias": contiguous(np.repeat(bias(node, len(w)), v)), "weights": contiguous(w)}
 
 
 def fit(v: int, lines: int) -> int:
