@@ -77,6 +77,7 @@ CONVOLUTIONS: list[tuple[tuple[int, int, int, int], ops.Conv2d]] = [
     ((32, 5, 9, 4), conv(5, groups=5, stride=2)),
     ((16, 40, 9, 7), conv(6, kernel=1, padding=0)),
     ((16, 21, 7, 6), conv(9, activation="relu")),
+    ((15, 40, 5, 11), conv(6)),
     ((14, 40, 4, 3), conv(18)),
     ((30, 6, 2, 2), conv(17, activation="relu6")),
     ((9, 18, 9, 7), conv(7, stride=2)),

@@ -2,10 +2,12 @@
 
        y[n,k,p,q] = activation(bias[k] + sum over stored (k,c,r,s) of  x[n, c, p*st + r - top, q*st + s - left] * value)
 
-   A work item is T vectors of outputs: a tile of ROWS x COLS pixels, T pixels that follow each other (1x1), or T blocks
-   of images. What they read of a channel is a few vectors, its lines, with zeros where a tile reaches into the padding:
+   A work item is T vectors of outputs: a tile of pixels, T pixels that follow each other (1x1), or T blocks of images.
+   What they read of a channel is a few vectors, its lines, with zeros where a tile reaches into the padding:
 
        TILE    [c][(ROWS-1)*st + 3][(COLS-1)*st + 3][RS_V]
+       WIDE    the same with rows of LONG pixels: longer pieces of large maps, whose channels lie at distances of powers
+               of two and so take each other's places in the caches
        WHOLE   [c][ROWS + 1][COLS + 1][RS_V]    a map no larger than a tile: the zeros right of a row are those left of
                                                 the next, those below a channel are those above the next
        POINTS  [c][T][RS_V]                     1x1
@@ -31,10 +33,11 @@
               to the second cache and back once a block */
 #include "rs.h"
 
-enum { TILE, WHOLE, POINTS, MAPS }; /* packing_images.Batch.kind */
+enum { TILE, WIDE, WHOLE, POINTS, MAPS }; /* packing_images.Batch.kind */
 enum {
     ROWS = RS_V == 16 ? 4 : 2, /* of a tile at stride 1; as many sums as there are registers for */
     COLS = 4,
+    LONG = 8,
     MOST = ROWS * COLS, /* vectors of an item */
     LINES = 45,         /* of a channel, at most: stride 2 */
     BEHIND = COLS + 2,  /* lines of zeros behind the last channel of a WHOLE block */
@@ -46,7 +49,8 @@ enum {
 typedef struct {
     const rs_args *a;
     int64_t c, k, inside, outside; /* channels and pixels, of the input and the output */
-    int64_t size, chunk, vectors, kind, images, items, rows, runs, tall, wide;
+    int64_t size, chunk, vectors, kind, images, items;
+    int64_t rows, cols, runs, tall, wide; /* of a tile; tiles in a row; rows and columns of its lines */
 } layer;
 
 RS_INLINE layer layer_of(const rs_args *a) {
@@ -58,11 +62,14 @@ RS_INLINE layer layer_of(const rs_args *a) {
         m.items = rs_ceil(a->n, m.vectors);
         return m;
     }
-    m.rows = m.kind == POINTS ? 1 : m.vectors / COLS; /* of a tile */
-    m.runs = m.kind == POINTS ? rs_ceil(m.outside, m.vectors) : rs_ceil(a->q, COLS);
+    if (m.kind == POINTS) {
+        m.runs = rs_ceil(m.outside, m.vectors), m.items = a->n * m.runs;
+        return m;
+    }
+    m.cols = m.kind == WIDE ? LONG : COLS, m.rows = m.vectors / m.cols, m.runs = rs_ceil(a->q, m.cols);
     m.tall = m.kind == WHOLE ? ROWS + 1 : (m.rows - 1) * a->st[0] + a->r;
-    m.wide = m.kind == WHOLE ? COLS + 1 : (COLS - 1) * a->st[1] + a->s;
-    m.items = a->n * m.runs * (m.kind == POINTS ? 1 : rs_ceil(a->p, m.rows));
+    m.wide = m.kind == WHOLE ? COLS + 1 : (m.cols - 1) * a->st[1] + a->s;
+    m.items = a->n * m.runs * rs_ceil(a->p, m.rows);
     return m;
 }
 
@@ -106,9 +113,9 @@ static void find(const layer *m, int64_t item, place *at) {
         return;
     }
     const int64_t tiles = m->items / a->n, group = item / tiles;
-    const int64_t p = item % tiles / m->runs * m->rows, q = item % m->runs * COLS;
+    const int64_t p = item % tiles / m->runs * m->rows, q = item % m->runs * m->cols;
     for (int64_t i = 0; i < m->vectors; i++) {
-        const int64_t y = p + i / COLS, x = q + i % COLS;
+        const int64_t y = p + i / m->cols, x = q + i % m->cols;
         put_sum(m, at, i, group, y < a->p && x < a->q ? y * a->q + x : -1);
     }
     for (int64_t i = 0; i < m->tall * m->wide; i++)
@@ -204,16 +211,15 @@ static void four(const pass *t) { visit(t, 1, 4, 0, 1, 2); }
 static void eight(const pass *t) { visit(t, 1, 8, 0, 1, 1); }
 static void tile1(const pass *t) { visit(t, ROWS, COLS, COLS + 2, 1, 1); }
 static void tile2(const pass *t) { visit(t, 2, COLS, 2 * COLS + 1, 2, 1); }
+static void wide(const pass *t) { visit(t, MOST / LONG, LONG, LONG + 2, 1, 1); }
 static void whole(const pass *t) { visit(t, ROWS, COLS, COLS + 1, 1, 1); }
 
 void rs_conv2d_csr_batch(const rs_args *a) {
-    void (*const rows[])(const pass *) = {one, two, four, 0, eight};
+    void (*const rows[])(const pass *) = {[1] = one, [2] = two, [4] = four, [8] = eight};
     const layer m = layer_of(a);
     const int row = m.kind == MAPS || m.kind == POINTS;
-    void (*const filters)(const pass *) = row                ? rows[m.vectors / 2]
-                                          : m.kind == WHOLE  ? whole
-                                          : a->st[0] == 1    ? tile1
-                                                             : tile2;
+    void (*const tiles[])(const pass *) = {a->st[0] == 1 ? tile1 : tile2, wide, whole};
+    void (*const filters)(const pass *) = row ? rows[m.vectors] : tiles[m.kind];
     const int64_t lines = row ? m.vectors : m.tall * m.wide;
     const int64_t chunks = rs_ceil(m.k, m.chunk), blocks = rs_ceil(m.c, m.size);
     _Alignas(64) float buffer[ROOM], sums[SUMS];

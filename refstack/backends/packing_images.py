@@ -17,9 +17,9 @@ from refstack.ops import Conv2d
 
 ROOM = 2**14  # numbers in a thread's buffer of lines
 SUMS = 2**16  # numbers in a thread's buffer of sums
-COLS = 4  # pixels of a tile's row
+COLS, LONG = 4, 8  # pixels of a tile's row
 ITEMS = 4  # work items that there should be at least, for threads to share
-TILE, WHOLE, POINTS, MAPS = range(4)  # kinds
+TILE, WIDE, WHOLE, POINTS, MAPS = range(5)  # kinds
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,14 @@ class Batch:
         return cast(Conv2d, self.case.op)
 
     @property
-    def rows(self) -> int:
-        """Rows of a tile."""
-        return 4 if self.op.stride[0] == 1 and self.v == 16 else 2
+    def most(self) -> int:
+        """Pixels of a tile."""
+        return 4 * COLS if self.op.stride[0] == 1 and self.v == 16 else 2 * COLS
+
+    @property
+    def cols(self) -> int:
+        """Columns of a tile."""
+        return LONG if self.kind == WIDE else COLS
 
     @property
     def groups(self) -> int:
@@ -52,28 +57,30 @@ class Batch:
             return POINTS
         if p * q <= 4:
             return MAPS
-        small = max(h, p) <= self.rows and max(w, q) <= COLS
-        return WHOLE if small and self.op.stride[0] == 1 and self.op.padding[:2] == (1, 1) else TILE
+        if self.op.stride[0] == 2:
+            return TILE
+        small = max(h, p) <= self.most // COLS and max(w, q) <= COLS and self.op.padding[:2] == (1, 1)
+        return WHOLE if small else WIDE if q > LONG else TILE
 
     @property
     def vectors(self) -> int:
         """Vectors of an item."""
         if self.kind == POINTS:  # small maps have many channels, of which few vectors leave room for more
             return 8 if self.case.shape[2] * self.case.shape[3] >= 64 else 4
-        return min(4, 1 << (self.groups - 1).bit_length()) if self.kind == MAPS else COLS * self.rows
+        return min(4, 1 << (self.groups - 1).bit_length()) if self.kind == MAPS else self.most
 
     @property
     def wide(self) -> int:
         """Lines of a channel in one row."""
-        return COLS + 1 if self.kind == WHOLE else (COLS - 1) * self.op.stride[1] + self.op.kernel[1]
+        return COLS + 1 if self.kind == WHOLE else (self.cols - 1) * self.op.stride[1] + self.op.kernel[1]
 
     @property
     def lines(self) -> int:
         """Lines of a channel."""
         if self.kind in (POINTS, MAPS):
             return self.vectors
-        tall = self.rows + 1 if self.kind == WHOLE else (self.rows - 1) * self.op.stride[0] + self.op.kernel[0]
-        return self.wide * tall
+        rows = self.most // self.cols
+        return self.wide * (rows + 1 if self.kind == WHOLE else (rows - 1) * self.op.stride[0] + self.op.kernel[0])
 
     @property
     def items(self) -> int:
@@ -81,7 +88,8 @@ class Batch:
         _, _, p, q = self.case.shape
         if self.kind == MAPS:
             return -(-self.groups // self.vectors)
-        return self.groups * (-(-p * q // self.vectors) if self.kind == POINTS else -(-p // self.rows) * -(-q // COLS))
+        tiles = -(-p // (self.most // self.cols)) * -(-q // self.cols)
+        return self.groups * (-(-p * q // self.vectors) if self.kind == POINTS else tiles)
 
 
 def spread(case: Case, rows: Array, columns: Array, values: Array) -> tuple[Array, Array, Array]:

@@ -226,10 +226,12 @@ def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def conv_beside(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
-    """Whole vectors of images, of few channels or with a filter for every channel."""
+    """Whole vectors of images: of few channels, with a filter for every channel, or long rows of many channels."""
     n, r, st = blocks[0] * choose.integer(1, 2), choose.among((3, 3, 1)), choose.integer(1, 2)
     c, p, q = choose.integer(1, max(1, blocks[0] - 1)), choose.integer(1, 6), choose.integer(1, 11)
     k, groups = (c, c) if choose.integer(0, 1) else (choose.integer(1, 2 * blocks[0]), 1)
+    if choose.integer(0, 2) == 0:
+        n, c, p, q, k, groups = blocks[0], 2 * blocks[0] + choose.integer(1, 9), choose.integer(1, 3), 8 + q, 3, 1
     h, w, padding = square_plane(choose, p, q, r, st)
     return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, groups, activation(choose)), ((n, c, h, w),)
 
