@@ -148,7 +148,7 @@ def check_step(step: Step, threads: int, node: Node | None = None) -> Check:
     `node` is the step's with its weights, which a lean plan's steps lack.
 
     Output and scratch are filled with 0xFF (NaN, -1) first, so what is not written shows. (An output in the place of an
-    input holds that: what is not written then shows unless it was right already.) Channels that a blocked layout adds
+    input holds that: what is not written then shows unless it was right already.) Lanes that a blocked layout adds
     must come out as zeros.
     """
     source, target = _layouts(step)
@@ -162,7 +162,7 @@ def check_step(step: Step, threads: int, node: Node | None = None) -> Check:
     allowed = bound(node, inputs, step.kernel.algorithm)
     result = check(node, inputs, output, step.kernel.name, step.case.word, allowed)
     if not np.array_equal(step.output, from_nchw(output, target), equal_nan=step.output.dtype != np.int8):
-        return replace(result, worst=np.inf, problem=f"the channels that {target} adds are not zero")
+        return replace(result, worst=np.inf, problem=f"the lanes that {target} adds are not zero")
     return result
 
 

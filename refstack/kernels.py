@@ -42,6 +42,7 @@ def layout_shape(layout: str, shape: Shape) -> Shape:
     nchw        (n, c, h, w)                    the public layout; vectors (n, c) only ever use it
     nhwc        (n, h, w, c)
     nchw16c     (n, ceil(c/16), h, w, 16)       any block size; channels beyond c are written as zeros
+    nchw16n     (ceil(n/16), c, h, w, 16)       the same of images
     """
     if layout == "nchw":
         return shape
@@ -49,23 +50,27 @@ def layout_shape(layout: str, shape: Shape) -> Shape:
     if layout == "nhwc":
         return n, h, w, c
     block = layout_block(layout)
-    return n, -(-c // block), h, w, block
+    return (-(-n // block), c, h, w, block) if of_images(layout) else (n, -(-c // block), h, w, block)
 
 
 def same_bytes(one: str, other: str, shape: Shape) -> bool:
     """Whether two layouts hold a value in the same bytes: whole blocks of channels, and one pixel."""
+    if of_images(one) or of_images(other):
+        return one == other
     sizes = {math.prod(layout_shape(layout, shape)) for layout in (one, other)}
     return len(sizes) == 1 and math.prod(shape[2:]) == 1
 
 
 def from_nchw(x: Array, layout: str) -> Array:
-    """The array that holds the nchw value x in a layout; channels beyond c are zeros."""
+    """The array that holds the nchw value x in a layout; channels or images beyond the last one are zeros."""
     if layout == "nchw":
         return x
     if layout == "nhwc":
         return x.transpose(0, 2, 3, 1)
-    n, c, h, w = x.shape
-    block = layout_block(layout)
+    (n, c, h, w), block = x.shape, layout_block(layout)
+    if of_images(layout):
+        padded = np.pad(x, ((0, -n % block), (0, 0), (0, 0), (0, 0)))
+        return padded.reshape(-1, block, c, h, w).transpose(0, 2, 3, 4, 1)
     padded = np.pad(x, ((0, 0), (0, -c % block), (0, 0), (0, 0)))
     return padded.reshape(n, -1, block, h, w).transpose(0, 1, 3, 4, 2)
 
@@ -77,15 +82,22 @@ def to_nchw(array: Array, layout: str, shape: Shape) -> Array:
     if layout == "nhwc":
         return array.transpose(0, 3, 1, 2)
     n, c, h, w = shape
+    if of_images(layout):
+        return array.transpose(0, 4, 1, 2, 3).reshape(-1, c, h, w)[:n]
     return array.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w)[:, :c]
 
 
 def layout_block(layout: str) -> int:
-    """16 for nchw16c; UsageError for a word that is no blocked layout."""
-    match = re.fullmatch(r"nchw(\d+)c", layout)
+    """16 for nchw16c and nchw16n; UsageError for a word that is no blocked layout."""
+    match = re.fullmatch(r"nchw(\d+)[cn]", layout)
     if not match:
-        raise UsageError(f"unknown layout {layout!r}, wanted nchw, nhwc or nchw<block>c")
+        raise UsageError(f"unknown layout {layout!r}, wanted nchw, nhwc, nchw<block>c or nchw<block>n")
     return int(match[1])
+
+
+def of_images(layout: str) -> bool:
+    """Whether a block is one of images: nchw16n."""
+    return layout.endswith("n")
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ _PART = re.compile(
     rf"|st(?P<st>{_NUMBERS})pd(?P<pd>{_NUMBERS})(?:dl(?P<dl>{_NUMBERS}))?(?:g(?P<g>\d+))?"
     rf"|d(?P<density>{_REAL})|scale(?P<scale>{_REAL}),(?P<zero>-?\d+)|eps(?P<eps>{_REAL})"
     r"|(?P<activation>relu6?)|(?P<includepad>includepad)|to-(?P<output>int8)|(?P<nobias>nobias)"
-    r"|(?P<source>nhwc|nchw(?:\d+c)?)-(?P<target>nhwc|nchw(?:\d+c)?)"
+    r"|(?P<source>nhwc|nchw(?:\d+[cn])?)-(?P<target>nhwc|nchw(?:\d+[cn])?)"
 )
 
 
@@ -247,6 +259,7 @@ class Kernel:
     exact       integer data below 2**24 gives the exact integer result
     algorithm   whose error bound it is held to: direct (each product once, in any order), winograd2, winograd4
     nonfinite   what NaN and infinities in x do: "exact", what the reference says; "spreads", the same and more of them
+    joins       taken instead of rows before it where the next layer chosen by its case alone reads what it writes
     in_place    the output may be the very array of an input of its size: a number is read before it is written over
     """
 
@@ -263,6 +276,7 @@ class Kernel:
     exact: bool = True
     algorithm: str = "direct"
     nonfinite: str = "exact"
+    joins: bool = False
     in_place: bool = False
     summary: str = ""
 

@@ -170,6 +170,7 @@ def choose(
 ) -> tuple[list[Draft], list[Slot], Slot]:
     """A kernel for every node, and reorders between those that disagree on the layout."""
     shapes, dtypes, problems = graph.shapes(batch), graph.dtypes(), cases(graph, batch)
+    wanted = _wanted(graph, problems, kernels)
     slots: list[Slot] = []
     values: dict[str, dict[str, Slot]] = {}  # value -> layout -> slot
     drafts: list[Draft] = []
@@ -201,13 +202,15 @@ def choose(
         choice = select(case, kernels, tuned.get(case.word))
         if not weighted(case):
             choice = _follow(case, choice, kernels, set(values[node.inputs[0]]))
+        elif not choice.tuned:
+            choice = _join(case, choice, kernels, wanted.get(node.name))
         inputs = tuple(read(name, choice.kernel.layouts[0]) for name in node.inputs)
         drafts.append(Draft(node, case, choice, inputs, slot(node.name, choice.kernel.layouts[1])))
     return drafts, slots, read(graph.output, "nchw")
 
 
 def weighted(case: Case) -> bool:
-    """A layer with weights: its row is chosen by its case alone, and its neighbours may have to follow."""
+    """A layer with weights: its row is chosen by its case alone, unless one `joins`, and its neighbours may follow."""
     return case.format not in ("float32", "int8") or bool(case.op.weight_shape(*case.inputs))
 
 
@@ -215,6 +218,26 @@ def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: se
     """A layer without weights is too cheap to reorder for: take its backend's row that reads what is there."""
     able, _ = candidates(case, kernels)
     same = [row for row in able if row.backend == choice.kernel.backend and row.layouts[0] in layouts]
+    return Choice(same[0], choice.refusals) if same else choice
+
+
+def _wanted(graph: Graph, problems: Mapping[str, Case], kernels: tuple[Kernel, ...]) -> dict[str, str]:
+    """Node name -> the layout that the next layer reads whose row is chosen by its case alone, if there is one."""
+    wanted: dict[str, str] = {}
+    for node in reversed(list(graph)):
+        case = problems[node.name]
+        able, _ = candidates(case, kernels)
+        decides = weighted(case) and able and not any(row.joins for row in able)
+        layout = able[0].layouts[0] if decides else wanted.get(node.name)
+        if layout is not None and not isinstance(node.op, Flatten):
+            wanted |= dict.fromkeys(node.inputs, layout)  # the first reader's in the end
+    return wanted
+
+
+def _join(case: Case, choice: Choice, kernels: tuple[Kernel, ...], wanted: str | None) -> Choice:
+    """A layer that is cheap beside the copy which its neighbour would need: the row that writes what that one reads."""
+    able, _ = candidates(case, kernels)
+    same = [row for row in able if row.joins and row.backend == choice.kernel.backend and row.layouts[1] == wanted]
     return Choice(same[0], choice.refusals) if same else choice
 
 

@@ -182,7 +182,7 @@ def test_lanes_beyond_the_channels_must_be_zero(made: Plan, monkeypatch: pytest.
     assert not found.passed
     assert found.worst == np.inf
     assert found.name == step.node.name
-    assert re.fullmatch(r"the channels that nchw\d+c adds are not zero", found.problem)
+    assert re.fullmatch(r"the lanes that nchw\d+c adds are not zero", found.problem)
 
 
 @needs_compiler

@@ -73,6 +73,15 @@ CONVOLUTIONS: list[tuple[tuple[int, int, int, int], ops.Conv2d]] = [
     ((1, 5, 2, 2), conv(5, groups=5, kernel=5, padding=2)),
     ((2, 8, 6, 6), conv(16, groups=8)),
     ((1, 12, 6, 6), conv(6, groups=3)),
+    ((16, 3, 7, 5), conv(9, activation="relu")),
+    ((32, 5, 9, 4), conv(5, groups=5, stride=2)),
+    ((16, 40, 9, 7), conv(6, kernel=1, padding=0)),
+    ((16, 21, 7, 6), conv(9, activation="relu")),
+    ((15, 40, 5, 11), conv(6)),
+    ((14, 40, 4, 3), conv(18)),
+    ((30, 6, 2, 2), conv(17, activation="relu6")),
+    ((9, 18, 9, 7), conv(7, stride=2)),
+    ((9, 18, 9, 7), conv(7, kernel=1, padding=0, stride=2)),
 ]  # fmt: skip
 LINEARS: list[tuple[tuple[int, int], ops.Linear]] = [
     ((1, 1), ops.Linear(1)),
@@ -81,6 +90,7 @@ LINEARS: list[tuple[tuple[int, int], ops.Linear]] = [
     ((4, 64), ops.Linear(33, "relu6")),
     ((5, 19), ops.Linear(16)),
     ((9, 8), ops.Linear(7, "relu")),
+    ((18, 35), ops.Linear(37, "relu")),
 ]
 WINDOWS = [
     ((1, 3, 8, 8), (2, 2), (2, 2), (0, 0, 0, 0)),
@@ -108,6 +118,10 @@ def cases(op: str, format: str) -> Iterator[Case]:
         for shape in IMAGES:
             for source, target in (("nchw", f"nchw{V}c"), (f"nchw{V}c", "nchw")):
                 yield Case(Reorder(source, target), format, (shape,), output=format)
+        for shape in (*IMAGES, (2 * V + 1, V + 1, 5, 4)) if format == "float32" else ():
+            for layout in ("nchw", f"nchw{V}c"):
+                yield Case(Reorder(layout, f"nchw{V}n"), format, (shape,), output=format)
+                yield Case(Reorder(f"nchw{V}n", layout), format, (shape,), output=format)
     elif op == "softmax":
         yield from (Case(ops.Softmax(), format, (shape,)) for shape in ((1, 1), (2, 10), (3, 100)))
     elif op == "quantize":
@@ -168,19 +182,28 @@ def inputs(rng: np.random.Generator, case: Case, integer: bool) -> tuple[Array, 
 
 
 def to_layout(x: Array, layout: str) -> Array:
-    """nchw -> layout, zeros in the lanes beyond c."""
+    """nchw -> layout, zeros in the lanes beyond c, or beyond n."""
     if layout == "nchw":
         return x
     n, c, h, w = x.shape
     block = layout_block(layout)
+    if layout.endswith("n"):
+        groups = [
+            np.pad(x[i : i + block], ((0, -min(block, n - i) % block), *[(0, 0)] * 3)) for i in range(0, n, block)
+        ]
+        return np.ascontiguousarray(np.stack([np.moveaxis(group, 0, -1) for group in groups]))
     x = np.pad(x, ((0, 0), (0, -c % block), (0, 0), (0, 0)))
     return np.ascontiguousarray(x.reshape(n, -1, block, h, w).transpose(0, 1, 3, 4, 2))
 
 
-def from_layout(y: Array, layout: str, channels: int) -> Array:
-    """layout -> nchw; the lanes beyond c must be zeros."""
+def from_layout(y: Array, layout: str, images: int, channels: int) -> Array:
+    """layout -> nchw; the lanes beyond c, or beyond n, must be zeros."""
     if layout == "nchw":
         return y
+    if layout.endswith("n"):
+        y = np.concatenate([np.moveaxis(group, -1, 0) for group in y])
+        assert not y[images:].any(), "lanes beyond the last image are not zero"
+        return y[:images]
     n, blocks, h, w, block = y.shape
     y = y.transpose(0, 1, 4, 2, 3).reshape(n, blocks * block, h, w)
     assert not y[:, channels:].any(), "lanes beyond the last channel are not zero"
@@ -204,7 +227,7 @@ def execute(kernel: Kernel, node: Node, case: Case, xs: tuple[Array, ...], threa
     )
     assert (room[:start] == 0xFF).all(), f"{kernel.name} wrote in front of its scratch"
     assert (room[start + scratch.size :] == 0xFF).all(), f"{kernel.name} wrote behind its scratch"
-    return from_layout(output, target, case.shape[1])
+    return from_layout(output, target, *case.shape[:2]) if len(case.shape) == 4 else output
 
 
 def expected(node: Node, case: Case, xs: tuple[Array, ...]) -> Array:

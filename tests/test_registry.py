@@ -41,7 +41,11 @@ def test_layouts(shape: tuple[int, int, int, int], block: int) -> None:
     """Every element where the definition puts it, zeros where it puts none, and back again."""
     n, c, h, w = shape
     x = np.arange(1, n * c * h * w + 1, dtype=np.float32).reshape(shape)
-    inner, outer = from_nchw(x, "nhwc"), from_nchw(x, f"nchw{block}c")
+    inner, outer, beside = (from_nchw(x, layout) for layout in ("nhwc", f"nchw{block}c", f"nchw{block}n"))
+    assert beside.shape == layout_shape(f"nchw{block}n", shape) == ((n + block - 1) // block, c, h, w, block)
+    for i in range(beside.shape[0] * block):
+        np.testing.assert_array_equal(beside[i // block, ..., i % block], x[i] if i < n else np.zeros((c, h, w)))
+    np.testing.assert_array_equal(to_nchw(beside, f"nchw{block}n", shape), x)
     assert inner.shape == layout_shape("nhwc", shape) == (n, h, w, c)
     assert outer.shape == layout_shape(f"nchw{block}c", shape) == (n, (c + block - 1) // block, h, w, block)
     for i in range(n):
@@ -60,9 +64,9 @@ def test_vectors_are_nchw() -> None:
     assert layout_shape("nchw", (3, 4)) == (3, 4)
 
 
-@pytest.mark.parametrize("layout", ["nchwc", "chwn", "nchw16", "16c", ""])
+@pytest.mark.parametrize("layout", ["nchwc", "chwn", "nchw16", "16c", "nchwn", ""])
 def test_unknown_layout(layout: str) -> None:
-    with pytest.raises(UsageError, match=f"unknown layout '{layout}', wanted nchw, nhwc or nchw<block>c"):
+    with pytest.raises(UsageError, match=f"unknown layout '{layout}', wanted nchw, nhwc, nchw<block>c or nchw<block>n"):
         layout_block(layout)
 
 
@@ -84,6 +88,7 @@ WORDS = {
     ),
     "concat.float32:n1c64h16w16xn1c3h16w16": Case(ops.Concat(), "float32", (IMAGE, (1, 3, 16, 16))),
     "reorder.float32:n1c64h16w16_nhwc-nchw16c": Case(Reorder("nhwc", "nchw16c"), "float32", (IMAGE,)),
+    "reorder.float32:n1c64h16w16_nchw16c-nchw16n": Case(Reorder("nchw16c", "nchw16n"), "float32", (IMAGE,)),
     "softmax.float32:n2c10": Case(ops.Softmax(), "float32", ((2, 10),)),
 }
 

@@ -200,7 +200,7 @@ def test_channels_beyond_c_must_be_zero() -> None:
     assert_caught(
         Kernel("reorder", "float32", "numpy", "planted", garbage_tail, blocked, blocks=(16,)),
         0,
-        "channels that nchw16c adds",
+        "lanes that nchw16c adds",
     )
 
 

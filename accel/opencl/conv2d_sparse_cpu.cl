@@ -10,9 +10,9 @@
        planes     [n][tile][c][row mod st][s][rows][q]    rows = those of a tile + (r-1)*dl / st
        or, where a map is one vector,  [n][1][c][r][s][V]
 
-   The offset of tap (c, r, s) is where the tile's first pixel lies (packing.Planes.offsets). Channels come in blocks
-   whose planes fit the first cache: all filters use a block before the next one, and their unfinished sums wait in y.
-   A last, partly filled vector may read what lies behind the last plane; what it makes of that is dropped.
+   The offset of tap (c, r, s) is where the tile's first pixel lies (packing_sparse.Planes.offsets). Channels come in
+   blocks whose planes fit the first cache: all filters use a block before the next one, and their unfinished sums wait
+   in y. A last, partly filled vector may read what lies behind the last plane; what it makes of that is dropped.
 
    Reads      x nchw;  bias (k,);  ends int32 (blocks*k + 1,): visit i in channel block b has the stored weights from
               ends[b*k + i] to ends[b*k + i + 1];  offsets uint16 (nnz,);  values float32 (nnz,), or

@@ -3,10 +3,12 @@
        flatten    y = x, nchw                                       one copy
        concat     y[n] = x0[n], x1[n], ..  along the channels       one copy an input and image, in any layout
        reorder    nchw <-> nchw<V>c;  lanes beyond c are written as zeros
+       gather     nchw or nchw<V>c -> nchw<V>n;  lanes beyond n are written as zeros
+       scatter    the way back
 
    Reads      x;  concat: pack[0] int64 (inputs,) the bytes of one image of each input
    Writes     y
-   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  reorder: RS_V pixels of a block of channels
+   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  the others: RS_V pixels, or one, of a block
    Cost       bandwidth; bitwise */
 #include "rs_transpose.h"
 
@@ -66,3 +68,26 @@ DEFINE_REORDER(float)
 DEFINE_REORDER(int8_t)
 
 void rs_reorder(const rs_args *a) { a->itemsize == 1 ? reorder_int8_t(a) : reorder_float(a); }
+
+/* RS_V images of RS_V pixels of a channel; or of RS_V channels of a pixel, where `block` is not 1 and where an image is
+   one pixel. */
+RS_INLINE void images(const rs_args *a, int64_t block, int gather) {
+    const int64_t plane = a->h * a->w;
+    const int64_t channels = block == 1 && plane > 1 ? 1 : RS_V, pixels = RS_V / channels;
+    const int64_t image = rs_ceil(a->c, block) * block * plane, row = channels == 1 ? RS_V : plane * RS_V;
+    const float *x = a->x[0];
+    float *y = a->y;
+#pragma omp for collapse(3) schedule(static)
+    for (int64_t n = 0; n < a->n; n += RS_V)
+        for (int64_t c = 0; c < a->c; c += channels)
+            for (int64_t pixel = 0; pixel < plane; pixel += pixels) {
+                const int64_t many = rs_min(RS_V, a->n - n), left = channels == 1 ? plane - pixel : a->c - c;
+                const int64_t others = rs_min(RS_V, left), apart = n * image + c * plane + pixel * block;
+                const int64_t beside = ((n / RS_V * a->c + c) * plane + pixel) * RS_V;
+                if (gather) rs_turn(x + apart, image, y + beside, row, others, many, RS_V);
+                else rs_turn(x + beside, row, y + apart, image, many, others, block == 1 ? others : RS_V);
+            }
+}
+
+void rs_reorder_gather(const rs_args *a) { images(a, a->x_block, 1); }
+void rs_reorder_scatter(const rs_args *a) { images(a, a->y_block, 0); }

@@ -4,6 +4,8 @@
    Layouts        nchw        (n, c, h, w)
                   nchw16c     (n, ceil(c/16), h, w, 16)    "blocked": RS_V channels of one pixel side by side;
                                                            lanes beyond c hold zeros
+                  nchw16n     (ceil(n/16), c, h, w, 16)    the same of images; rs_args then has n in blocks, and c and
+                                                           k in lanes of all of them
    Vectors        GCC vector extensions, so one source serves every machine:
                   RS_V = 16 with AVX-512, 8 with AVX, 4 elsewhere; build with -DRS_V=4 to see that path
    Rules          a kernel never reads y before it wrote it, keeps no static state, and never splits a sum between

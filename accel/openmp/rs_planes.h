@@ -6,8 +6,8 @@
 
        planes     [c][row mod st][s][rows][q]      rows = those of a tile + (r-1)*dl / st
 
-   Tap (c, r, s) of the row's first pixel is at offset(c,r,s) (packing.Planes.offsets). That is S copies of the image
-   where im2col makes R*S.
+   Tap (c, r, s) of the row's first pixel is at offset(c,r,s) (packing_sparse.Planes.offsets). That is S copies of the
+   image where im2col makes R*S.
 
        unfolded   [c][r][s][RS_V]                  where a map is one vector: loads of a whole cache line
 
@@ -20,8 +20,8 @@
 
 enum {
     RS_TILE = 8,      /* vectors of pixels in a tile */
-    RS_ROOM = 32768,  /* numbers in a buffer; packing.ROOM */
-    RS_UNFOLD = 1024, /* numbers of one channel's planes that may be unfolded; packing.UNFOLD */
+    RS_ROOM = 32768,  /* numbers in a buffer; packing_sparse.ROOM */
+    RS_UNFOLD = 1024, /* numbers of one channel's planes that may be unfolded; packing_sparse.UNFOLD */
 };
 
 typedef struct {

@@ -35,4 +35,12 @@ RS_INLINE void rs_transpose(const float *x, int64_t from, float *y, int64_t to) 
     RS_UNROLL for (int i = 0; i < RS_V; i++) rs_store(y + i * to, m[i]);
 }
 
+/* y[i][j] = x[j][i] for `rows` rows of y; of their `lanes` numbers those from `columns` on are zeros. */
+RS_INLINE void rs_turn(const float *x, int64_t from, float *y, int64_t to, int64_t rows, int64_t columns,
+                       int64_t lanes) {
+    if (rows == RS_V && columns == RS_V) rs_transpose(x, from, y, to);
+    else for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < lanes; j++) y[i * to + j] = j < columns ? x[j * from + i] : 0;
+}
+
 #endif

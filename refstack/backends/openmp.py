@@ -1,6 +1,6 @@
 """C kernels with OpenMP: compiled on first use, then a table of steps that one call of rs_run walks.
 
-The C sources lie in accel/openmp, the rows in openmp_rows.py, the weights' layouts in packing.py.
+The C sources lie in accel/openmp, the rows in openmp_rows.py, the weights' layouts in packing.py and packing_sparse.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from refstack.backends import Step, build, openmp_rows
 from refstack.errors import BackendUnavailable
 from refstack.formats import Array
-from refstack.kernels import Kernel, Reorder, layout_block
+from refstack.kernels import Kernel, Reorder, layout_block, of_images
 from refstack.ops import Window
 
 NAME = "openmp"
@@ -130,6 +130,9 @@ def _args(step: Step) -> tuple[Args, Any, Any]:
     inputs = (ctypes.c_void_p * len(step.inputs))(*(x.ctypes.data for x in step.inputs))
     pack = (ctypes.c_void_p * max(1, len(packed)))(*(array.ctypes.data for array in packed.values()))
     (n, c, h, w), (_, k, p, q) = ((*shape, 1, 1)[:4] for shape in (case.inputs[0], case.shape))
+    if of_images(step.kernel.layouts[0]):  # a block of images is one image of as many times the channels
+        block = lanes(step.kernel.layouts[0])
+        n, c, k = -(-n // block), c * block, k * block
     args = Args(
         x=ctypes.addressof(inputs), y=step.output.ctypes.data, scratch=step.scratch.ctypes.data,
         bias=None if bias is None else bias.ctypes.data, pack=ctypes.addressof(pack),
@@ -147,7 +150,7 @@ def _args(step: Step) -> tuple[Args, Any, Any]:
 
 
 def lanes(layout: str) -> int:
-    """Channels side by side: 1 for nchw, 16 for nchw16c."""
+    """Channels, or images, side by side: 1 for nchw, 16 for nchw16c and nchw16n."""
     return 1 if layout == "nchw" else layout_block(layout)
 
 

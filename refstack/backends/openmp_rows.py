@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from refstack.backends import packing, packing_images
+from refstack.backends import packing, packing_images, packing_sparse
 from refstack.kernels import Case, Kernel, Need, Reorder
 from refstack.ops import Conv2d
 from refstack.winograd import F2, F4, Winograd
@@ -95,7 +95,7 @@ def channels_at_least(least: int) -> Need:
 
 def planes_fit(v: int) -> Need:
     def need(case: Case) -> str | None:
-        planes = packing.Planes.of(v, case)
+        planes = packing_sparse.Planes.of(v, case)
         if planes.channel <= planes.room:
             return None
         return f"the planes of a channel are {planes.channel} numbers, this kernel has room for {planes.room}"
@@ -110,28 +110,48 @@ def density_at_most(most: float) -> Need:
     return need
 
 
-def images_pay(v: int) -> Need:
-    """Vectors of images: how many of their lanes must be used so that they beat vectors of pixels (docs/sparse.md)."""
+def columns_at_least(v: int, least: float) -> Need:
+    """Columns (image, pixel), of which that share of the last vector's lanes must be used."""
 
     def need(case: Case) -> str | None:
-        n, _, p, q = case.shape
-        images = packing_images.Images(case, v)
-        strided = cast(Conv2d, case.op).stride == (2, 2)  # few images: its neighbours are not blocked, copies cost more
-        if images.columns and not strided:
-            used, least = images.count, 0.25
-        elif p * q <= 16 or strided:
-            used, least = n, 0.5
-        elif p * q <= 256:
-            used, least = n, 0.8
-        else:
-            return f"output is {p}x{q} at stride 1, this kernel is for at most 256 pixels"
-        lanes = -(-used // v) * v
-        return None if used >= least * lanes else f"{used} of {lanes} lanes are used, this kernel needs {least:.0%}"
+        op, (n, _, p, q) = cast(Conv2d, case.op), case.shape
+        if (op.kernel, op.stride) != ((1, 1), (1, 1)):
+            return f"kernel {op.kernel}, stride {op.stride}; this kernel needs 1x1 and 1"
+        return _lanes_used(n * p * q, v, least)
 
     return need
 
 
-def window_of_images(case: Case) -> str | None:
+def images_at_least(v: int) -> Need:
+    """Vectors of images: how many of their lanes must be used so that they beat vectors of pixels (docs/sparse.md)."""
+
+    def need(case: Case) -> str | None:
+        op, (n, _, p, q) = cast(Conv2d, case.op), case.shape
+        if op.kernel == op.stride == (1, 1) and n % v:
+            return f"{n} images; of a 1x1 layer this kernel needs a multiple of {v}, as its neighbours do"
+        return _lanes_used(n, v, 0.25 if p * q <= 4 else 0.5 if p * q <= 16 else 0.8)
+
+    return need
+
+
+def vectors_at_least(v: int, least: float) -> Need:
+    return lambda case: _lanes_used(case.inputs[0][0], v, least)
+
+
+def whole_vectors(v: int) -> Need:
+    def need(case: Case) -> str | None:
+        n = case.inputs[0][0]
+        return f"{n} images, this kernel needs a multiple of {v}" if n % v else None
+
+    return need
+
+
+def _lanes_used(used: int, v: int, least: float) -> str | None:
+    lanes = -(-used // v) * v
+    return None if used >= least * lanes else f"{used} of {lanes} lanes are used, this kernel needs {least:.0%}"
+
+
+def window_1x1_or_3x3(case: Case) -> str | None:
     op = cast(Conv2d, case.op)
     if op.dilation != (1, 1) or op.stride not in ((1, 1), (2, 2)) or op.kernel not in ((1, 1), (3, 3)):
         return (
@@ -180,6 +200,17 @@ def between(*layouts: str) -> Need:
         if op.source != op.target and "nchw" in (op.source, op.target) and {op.source, op.target} <= set(layouts):
             return None
         return f"layouts are {op.source} and {op.target}, this kernel goes between {' and '.join(layouts)}"
+
+    return need
+
+
+def from_to(sources: tuple[str, ...], targets: tuple[str, ...]) -> Need:
+    def need(case: Case) -> str | None:
+        op = cast(Reorder, case.op)
+        if op.source in sources and op.target in targets:
+            return None
+        wanted = f"{' or '.join(sources)} to {' or '.join(targets)}"
+        return f"layouts are {op.source} and {op.target}, this kernel goes from {wanted}"
 
     return need
 
@@ -234,6 +265,12 @@ def offset_vectors(case: Case) -> int:
     return n * -(-c // 4) * 4
 
 
+def lines_of_vectors(v: int, case: Case) -> int:
+    """The inputs of a linear layer with images side by side."""
+    n, c = case.inputs[0]
+    return 4 * -(-n // v) * v * c
+
+
 def rows(backend: str, v: int) -> tuple[Kernel, ...]:
     """Best first for every op and format, for vectors of v floats."""
     weighted = (*_dense(v), *_csr(v), *_ternary(v), *_int8(v), *_linear(v))
@@ -281,6 +318,9 @@ def _dense(v: int) -> tuple[Kernel, ...]:
     return (
         _row("conv2d.dense.stem", "conv2d_dense_blocked", "register tiles; few plain channels in, blocked ones out",
              pack=partial(packing.blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
+        _row("conv2d.dense.stem_batch", "conv2d_csr_batch", "few channels, images side by side", joins=True,
+             needs=(one_group, window_1x1_or_3x3, channels_below(v), whole_vectors(v)), layouts=(f"nchw{v}n",) * 2,
+             pack=partial(packing_images.csr_batch, v), blocks=(v, 4, 8)),
         *(_winograd(v, m) for m in (4, 2)),
         *wide(v, _row("conv2d.dense.map", "conv2d_dense_map", "a whole 4x4 or 2x2 map in registers, nothing on padding",
                       pack=partial(packing.small_map, v), **_map(v))),
@@ -288,6 +328,9 @@ def _dense(v: int) -> tuple[Kernel, ...]:
              pack=partial(packing.blocked, v, v), scratch=partial(padded_image, v), **_tiles(v)),
         _row("conv2d.dense.depthwise", "conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
              pack=partial(packing.depthwise, v), **_depthwise(v)),
+        _row("conv2d.dense.depthwise_batch", "conv2d_dense_depthwise", "vectors of images, up to 8 pixels in registers",
+             pack=partial(packing_images.depthwise_batch, v), joins=True,
+             **_depthwise(v) | {"needs": (depthwise, whole_vectors(v)), "layouts": (f"nchw{v}n",) * 2}),
         _row("conv2d.dense.direct", "conv2d_dense_direct", "the plain loop", pack=packing.direct),
     )  # fmt: skip
 
@@ -320,12 +363,15 @@ def _half(v: int) -> tuple[Kernel, ...]:
 
 def _csr(v: int) -> tuple[Kernel, ...]:
     return (
-        _row("conv2d.csr.images", "conv2d_csr_images", "vectors of one pixel of many images, sums in registers",
-             needs=(one_group, window_of_images, images_pay(v)), layouts=(f"nchw{v}c",) * 2,
-             pack=partial(packing_images.csr_images, v), blocks=(v, 4, 8)),
+        _row("conv2d.csr.batch", "conv2d_csr_batch", "vectors of one pixel of many images side by side",
+             needs=(one_group, window_1x1_or_3x3, images_at_least(v)), layouts=(f"nchw{v}n",) * 2,
+             pack=partial(packing_images.csr_batch, v), blocks=(v, 4, 8)),
+        _row("conv2d.csr.columns", "conv2d_csr_columns", "vectors of columns (image, pixel), 1x1",
+             needs=(one_group, columns_at_least(v, 0.25)), layouts=(f"nchw{v}c",) * 2,
+             pack=partial(packing_images.csr_columns, v), blocks=(v, 4, 8)),
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
-             needs=(planes_fit(v),), pack=partial(packing.csr_planar, v), blocks=(v, 2, 4, 8)),
-        _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing.csr_direct),
+             needs=(planes_fit(v),), pack=partial(packing_sparse.csr_planar, v), blocks=(v, 2, 4, 8)),
+        _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing_sparse.csr_direct),
     )  # fmt: skip
 
 
@@ -336,13 +382,13 @@ def _ternary(v: int) -> tuple[Kernel, ...]:
         _row("conv2d.ternary.depthwise", "conv2d_dense_depthwise", "decoded: few weights, so their bytes do not matter",
              pack=partial(packing.depthwise, v), **_depthwise(v) | {"nonfinite": "spreads"}),
         _row("conv2d.ternary.planar", "conv2d_ternary_planar", "two lists of taps, no multiplications",
-             needs=(planes_fit(v), density_at_most(0.25)), pack=partial(packing.ternary_planar, v),
+             needs=(planes_fit(v), density_at_most(0.25)), pack=partial(packing_sparse.ternary_planar, v),
              blocks=(v, 2, 4, 8)),
         _row("conv2d.ternary.stem", "conv2d_ternary_blocked", "register tiles from 2-bit codes; few plain channels in",
              pack=partial(packing.ternary_blocked, v, 1), scratch=partial(padded_image, 1), **_stem(v)),
         _row("conv2d.ternary.blocked", "conv2d_ternary_blocked", "register tiles from 2-bit codes",
              pack=partial(packing.ternary_blocked, v, v), scratch=partial(padded_image, v), **_tiles(v)),
-        _row("conv2d.ternary.direct", "conv2d_csr_direct", "the plain sparse loop", pack=packing.csr_direct),
+        _row("conv2d.ternary.direct", "conv2d_csr_direct", "the plain sparse loop", pack=packing_sparse.csr_direct),
     )  # fmt: skip
 
 
@@ -376,8 +422,11 @@ def _linear(v: int) -> tuple[Kernel, ...]:
     return (
         _row("linear.dense.blocked", "linear_dense_blocked", "a vector of features at a time, weights read once",
              pack=partial(packing.linear_blocked, v), blocks=(v, 4)),
+        _row("linear.csr.batch", "linear_csr_batch", "a stored weight at a time, for vectors of images",
+             needs=(vectors_at_least(v, 0.25),), pack=packing_sparse.csr_linear, scratch=partial(lines_of_vectors, v),
+             blocks=(v, 4)),
         _row("linear.csr.direct", "linear_csr_direct", "a stored weight at a time",
-             pack=packing.csr_linear, blocks=(4,)),
+             pack=packing_sparse.csr_linear, blocks=(4,)),
         _row("linear.ternary.blocked", "linear_ternary_blocked", "a vector of features from each word of codes",
              pack=partial(packing.ternary_linear, v), blocks=(v, 4), nonfinite="spreads"),
         _row("linear.int8.blocked", "linear_int8_blocked", "four-byte dot products, a vector of features at a time",
@@ -397,14 +446,25 @@ def _both(v: int, name: str, run: str, summary: str, pack: Callable[..., packing
     )  # fmt: skip
 
 
+def _all(v: int, name: str, run: str, summary: str, pack: Callable[..., packing.Packed] | None = None,
+         **fields: Any) -> tuple[Kernel, ...]:  # fmt: skip
+    """And for images side by side: to a function that knows planes alone, RS_V images are one of as many channels."""
+    lanes, packs = f"nchw{v}n", {} if pack is None else {"pack": partial(pack, 1)}
+    return (
+        *_both(v, name, run, summary, pack, **fields),
+        _row(f"{name}.images", run, f"{summary}; images side by side", needs=(image,), layouts=(lanes, lanes),
+             blocks=(v,), **packs, **fields),
+    )  # fmt: skip
+
+
 def _pointwise(v: int) -> tuple[Kernel, ...]:
     return (
-        *_both(v, "maxpool.float32", "maxpool_float32", "largest of each window"),
+        *_all(v, "maxpool.float32", "maxpool_float32", "largest of each window"),
         *_both(v, "maxpool.int8", "maxpool_int8", "largest of each window"),
-        *_both(v, "avgpool.float32", "avgpool_float32", "mean of each window", packing.avgpool, exact=False),
-        *_both(v, "globalavgpool.float32", "globalavgpool_float32", "mean of each plane", exact=False),
-        *_both(v, "relu.float32", "relu_float32", "one pass", in_place=True),
-        *_both(v, "add.float32", "add_float32", "one pass", in_place=True),
+        *_all(v, "avgpool.float32", "avgpool_float32", "mean of each window", packing.avgpool, exact=False),
+        *_all(v, "globalavgpool.float32", "globalavgpool_float32", "mean of each plane", exact=False),
+        *_all(v, "relu.float32", "relu_float32", "one pass", in_place=True),
+        *_all(v, "add.float32", "add_float32", "one pass", in_place=True),
         *_both(v, "quantize.float32", "quantize_float32", "one pass, NaN gives -128", packing.quantize),
         *_both(v, "batchnorm.dense", "batchnorm_dense", "one pass", packing.batchnorm, exact=False, in_place=True),
         _row("softmax.float32.planar", "softmax_float32", "shifted by the largest", exact=False, in_place=True),
@@ -418,4 +478,9 @@ def _movement(v: int) -> tuple[Kernel, ...]:
         rows += _both(v, f"concat.{dtype}", "concat", "one copy an input", pack, needs=(whole_blocks(v),))
         rows.append(_row(f"flatten.{dtype}.planar", "flatten", "one copy"))
         rows.append(_row(f"reorder.{dtype}.block", "reorder", "a row of a block at a time", needs=across, blocks=(v,)))
+    others = ("nchw", f"nchw{v}c")
+    rows.append(_row("reorder.float32.gather", "reorder_gather", "images side by side, V x V numbers at a time",
+                     needs=(from_to(others, (f"nchw{v}n",)),), blocks=(v,)))  # fmt: skip
+    rows.append(_row("reorder.float32.scatter", "reorder_scatter", "images apart again, V x V numbers at a time",
+                     needs=(from_to((f"nchw{v}n",), others),), blocks=(v,)))  # fmt: skip
     return tuple(rows)

@@ -1,4 +1,4 @@
-"""Sparse weights for vectors of images, as conv2d_csr_images.c reads them."""
+"""Sparse weights for vectors across images, as conv2d_csr_batch.c and conv2d_csr_columns.c read them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import cast
 import numpy as np
 from numpy import ascontiguousarray as contiguous
 
-from refstack.backends.packing import L1_BYTES, Packed, bias, by_count, entries, integers
+from refstack.backends.packing import Packed, bias, filters, integers
+from refstack.backends.packing_sparse import L1_BYTES, by_count, entries
 from refstack.formats import Array
 from refstack.graph import Node
 from refstack.kernels import Case
 from refstack.ops import Conv2d
 
-ROOM = 2**14  # numbers in a thread's buffer of lines: conv2d_csr_images.c
+ROOM = 2**14  # numbers in a thread's buffer of lines
 SUMS = 2**16  # numbers in a thread's buffer of sums
-COLS = 4  # pixels of a tile's row
+COLS, LONG = 4, 8  # pixels of a tile's row
 ITEMS = 4  # work items that there should be at least, for threads to share
+TILE, WIDE, WHOLE, POINTS, MAPS = range(5)  # kinds
 
 
 @dataclass(frozen=True)
-class Images:
-    """The geometry of conv2d_csr_images.c."""
+class Batch:
+    """The geometry of conv2d_csr_batch.c."""
 
     case: Case
     v: int
@@ -33,55 +35,64 @@ class Images:
         return cast(Conv2d, self.case.op)
 
     @property
-    def maps(self) -> bool:
-        """Whether pixels count as channels."""
-        return self.op.kernel != (1, 1) and self.case.shape[2] * self.case.shape[3] <= 4
+    def most(self) -> int:
+        """Pixels of a tile."""
+        return 4 * COLS if self.op.stride[0] == 1 and self.v == 16 else 2 * COLS
 
     @property
-    def columns(self) -> bool:
-        """Whether items are columns in a row, not tiles."""
-        return self.maps or self.op.kernel == (1, 1)
+    def cols(self) -> int:
+        """Columns of a tile."""
+        return LONG if self.kind == WIDE else COLS
 
     @property
-    def count(self) -> int:
-        """Columns."""
-        n, _, p, q = self.case.shape
-        return n if self.maps else n * p * q
+    def groups(self) -> int:
+        """Vectors of images."""
+        return -(-self.case.shape[0] // self.v)
+
+    @property
+    def kind(self) -> int:
+        """Of work items and lines."""
+        (_, _, h, w), (_, _, p, q) = self.case.inputs[0], self.case.shape
+        if self.op.kernel == (1, 1):
+            return POINTS
+        if p * q <= 4:
+            return MAPS
+        if self.op.stride[0] == 2:
+            return TILE
+        small = max(h, p) <= self.most // COLS and max(w, q) <= COLS and self.op.padding[:2] == (1, 1)
+        return WHOLE if small else WIDE if q > LONG else TILE
 
     @property
     def vectors(self) -> int:
         """Vectors of an item."""
-        if self.columns:
-            return min(4, 1 << (-(-self.count // self.v) - 1).bit_length())
-        return COLS * (4 if self.op.stride[0] == 1 and self.v == 16 else 2)
+        if self.kind == POINTS:  # small maps have many channels, of which few vectors leave room for more
+            return 8 if self.case.shape[2] * self.case.shape[3] >= 64 else 4
+        return min(4, 1 << (self.groups - 1).bit_length()) if self.kind == MAPS else self.most
 
     @property
-    def row(self) -> int:
+    def wide(self) -> int:
         """Lines of a channel in one row."""
-        return self.vectors if self.columns else (COLS - 1) * self.op.stride[1] + self.op.kernel[1]
+        return COLS + 1 if self.kind == WHOLE else (self.cols - 1) * self.op.stride[1] + self.op.kernel[1]
 
     @property
     def lines(self) -> int:
         """Lines of a channel."""
-        if self.columns:
+        if self.kind in (POINTS, MAPS):
             return self.vectors
-        return self.row * ((self.vectors // COLS - 1) * self.op.stride[0] + self.op.kernel[0])
+        rows = self.most // self.cols
+        return self.wide * (rows + 1 if self.kind == WHOLE else (rows - 1) * self.op.stride[0] + self.op.kernel[0])
 
     @property
     def items(self) -> int:
         """Work items of a chunk."""
-        n, _, p, q = self.case.shape
-        if self.columns:
-            return -(-self.count // (self.vectors * self.v))
-        return -(-n // self.v) * -(-p // (self.vectors // COLS)) * -(-q // COLS)
+        _, _, p, q = self.case.shape
+        if self.kind == MAPS:
+            return -(-self.groups // self.vectors)
+        tiles = -(-p // (self.most // self.cols)) * -(-q // self.cols)
+        return self.groups * (-(-p * q // self.vectors) if self.kind == POINTS else tiles)
 
 
-def blocked(v: int, channels: Array, pixels: int, pixel: Array | int) -> Array:
-    """Where (channel, pixel) lies in an image of nchw<v>c, in numbers."""
-    return channels // v * pixels * v + pixel * v + channels % v
-
-
-def spread(v: int, case: Case, rows: Array, columns: Array, values: Array) -> tuple[Array, Array, Array]:
+def spread(case: Case, rows: Array, columns: Array, values: Array) -> tuple[Array, Array, Array]:
     """The matrix (k,p,q) x (c,h,w) of a layer: a weight stands there once for every output that it reaches."""
     op, (_, _, h, w), (_, _, p, q) = cast(Conv2d, case.op), case.inputs[0], case.shape
     c, r, s = np.unravel_index(columns, (case.inputs[0][1], *op.kernel))
@@ -90,38 +101,88 @@ def spread(v: int, case: Case, rows: Array, columns: Array, values: Array) -> tu
         y = i // q * op.stride[0] + r * op.dilation[0] - op.padding[0]
         x = i % q * op.stride[1] + s * op.dilation[1] - op.padding[1]
         inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
-        to, of = blocked(v, rows, p * q, i), blocked(v, c, h * w, y * w + x)
-        parts.append((to[inside], of[inside], values[inside]))
+        parts.append(((rows * p * q + i)[inside], ((c * h + y) * w + x)[inside], values[inside]))
     found = [np.concatenate(each) for each in zip(*parts, strict=True)]
     order = np.lexsort((found[1], found[0]))
     return found[0][order], found[1][order], found[2][order]
 
 
-def csr_images(v: int, node: Node, case: Case) -> Packed:
+def csr_batch(v: int, node: Node, case: Case) -> Packed:
     """The stored weights by chunk of filters, block of channels, and filter, those with few weights first."""
-    weight, m = entries(node), Images(case, v)
-    rows, columns, values = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr)), weight.indices, weight.values
-    k, c, pixels = -(-case.shape[1] // v) * v, -(-case.inputs[0][1] // v) * v, case.shape[2] * case.shape[3]
-    start = bias(node, case.shape[1], v)
-    if m.maps:
-        rows, columns, values = spread(v, case, rows, columns, values)
-        start = contiguous(np.repeat(start.reshape(-1, 1, v), pixels, 1).ravel())
-        k, c = k * pixels, c * case.inputs[0][2] * case.inputs[0][3]
-    taps = 1 if m.columns else 9
-    channel, tap = np.divmod(columns.astype(np.int64), taps)
-    size = max(1, min(c, L1_BYTES // (4 * v * m.lines), ROOM // (v * m.lines)) // v) * v
-    chunk = min(k, SUMS // (m.vectors * v), -(-k // -(-ITEMS // m.items) // v) * v)
+    m, (rows, columns, values) = Batch(case, v), stored(node)
+    (_, c, h, w), (n, k, p, q), start = case.inputs[0], case.shape, bias(node, case.shape[1])
+    if m.kind == MAPS:
+        rows, columns, values = spread(case, rows, columns, values)
+        start, k, c = np.repeat(start, p * q), k * p * q, c * h * w
+    channel, tap = np.divmod(columns.astype(np.int64), 1 if m.kind == MAPS else m.op.kernel[0] * m.op.kernel[1])
+    size = fit(v, m.lines)
+    size = -(-c // -(-c // size))  # blocks alike
+    chunk = chunk_of(k, m.vectors * v, m.items)
+    offsets = (channel % size * m.lines + tap // 3 * m.wide + tap % 3) * v
+    return {
+        "bias": start, **in_visits((k, c), (chunk, size), (rows, channel), offsets, values),
+        "sizes": integers(size, chunk, m.vectors, m.kind, n),
+    }  # fmt: skip
+
+
+def csr_columns(v: int, node: Node, case: Case) -> Packed:
+    """The same of a 1x1 layer with blocked channels."""
+    weight, (n, k, p, q), c = entries(node), case.shape, case.inputs[0][1]
+    vectors = min(4, 1 << (-(-n * p * q // v) - 1).bit_length())
+    k, c = -(-k // v) * v, -(-c // v) * v
+    size = max(1, min(c, fit(v, vectors)) // v) * v
+    chunk = -(-chunk_of(k, vectors * v, -(-n * p * q // (vectors * v))) // v) * v
+    rows, channel = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr)), weight.indices.astype(np.int64)
+    offsets = channel % size * vectors * v
+    return {
+        "bias": bias(node, case.shape[1], v),
+        **in_visits((k, c), (chunk, size), (rows, channel), offsets, weight.values),
+        "sizes": integers(size, chunk, vectors),
+    }  # fmt: skip
+
+
+def stored(node: Node) -> tuple[Array, Array, Array]:
+    """Row, column and value of the stored weights: all of a dense one, zeros too."""
+    weight = node.weight
+    if weight is not None and not weight.sparse:
+        rows, columns = np.indices(weight.shape).reshape(2, -1)
+        return rows, columns, weight.decode().ravel()
+    found = entries(node)
+    return np.repeat(np.arange(found.shape[0]), np.diff(found.indptr)), found.indices, found.values
+
+
+def depthwise_batch(v: int, node: Node, case: Case) -> Packed:
+    """(c, 1, r, s) -> [c][r][s][V], each weight once for every image of a vector."""
+    w = np.repeat(filters(node, case)[:, 0, ..., None], v, -1)
+    return {"bias": contiguous(np.repeat(bias(node, len(w)), v)), "weights": contiguous(w)}
+
+
+def fit(v: int, lines: int) -> int:
+    """Channels of so many lines that fit the first cache and the buffer."""
+    return max(1, min(L1_BYTES // 4, ROOM) // (v * lines))
+
+
+def chunk_of(k: int, outputs: int, items: int) -> int:
+    """Filters of a chunk: their sums, so many outputs each, fit their buffer, and every thread finds some work."""
+    return min(k, SUMS // outputs, -(-k // -(-ITEMS // items)))
+
+
+def in_visits(
+    shape: tuple[int, int], block: tuple[int, int], entry: tuple[Array, Array], offsets: Array, values: Array
+) -> Packed:
+    """Weights by visit, one for each (chunk, block of channels, filter of the chunk).
+
+    Args        shape   of the matrix, filters and channels         block   filters of a chunk, channels of a block
+                entry   (nnz,) filter and channel of a weight       offsets, values     (nnz,) of a weight
+    """
+    (k, c), (chunk, size), (rows, channel) = shape, block, entry
     blocks, chunks = -(-c // size), -(-k // chunk)
     share = np.minimum(chunk, k - np.arange(chunks) * chunk)
-    # one visit for each (chunk, block, filter of the chunk), in this order
     visit = rows // chunk * chunk * blocks + channel // size * share[rows // chunk] + rows % chunk
     filters = np.concatenate([np.tile(np.arange(n), blocks) for n in share])
     part = np.concatenate([np.repeat(np.arange(blocks), n) + i * blocks for i, n in enumerate(share)])
     order, filters, ends = by_count(visit, filters, part)
-    line = tap // 3 * m.row + tap % 3 if taps > 1 else 0
-    offsets = (channel % size * m.lines + line) * v
     return {
-        "bias": start, "ends": ends, "filters": filters,
-        "offsets": contiguous(offsets[order].astype(np.uint16)), "values": contiguous(values[order]),
-        "sizes": integers(size, chunk, m.vectors, m.maps),
+        "ends": ends, "filters": filters, "offsets": contiguous(offsets[order].astype(np.uint16)),
+        "values": contiguous(values[order]),
     }  # fmt: skip

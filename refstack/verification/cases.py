@@ -225,6 +225,17 @@ def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
 
+def conv_beside(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Whole vectors of images: of few channels, with a filter for every channel, or long rows of many channels."""
+    n, r, st = blocks[0] * choose.integer(1, 2), choose.among((3, 3, 1)), choose.integer(1, 2)
+    c, p, q = choose.integer(1, max(1, blocks[0] - 1)), choose.integer(1, 6), choose.integer(1, 11)
+    k, groups = (c, c) if choose.integer(0, 1) else (choose.integer(1, 2 * blocks[0]), 1)
+    if choose.integer(0, 2) == 0:
+        n, c, p, q, k, groups = blocks[0], 2 * blocks[0] + choose.integer(1, 9), choose.integer(1, 3), 8 + q, 3, 1
+    h, w, padding = square_plane(choose, p, q, r, st)
+    return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, groups, activation(choose)), ((n, c, h, w),)
+
+
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """No padding, or on one side only, or on any, also beyond the window; rows that are whole vectors."""
     r, s = choose.among(((1, 1), (1, 1), (3, 3), (2, 2), (2, 1), (1, 3), (3, 1)))
@@ -363,10 +374,14 @@ def quantize(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def reorder(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Between two layouts, blocked by a vector of the row's."""
-    layouts = ["nchw", "nhwc", *(f"nchw{block}c" for block in blocks)]
+    layouts = ["nchw", "nhwc", *(f"nchw{block}{axis}" for block in blocks for axis in "cn")]
     source = choose.among(layouts)
     target = choose.among([layout for layout in layouts if layout != source])
-    return Reorder(source, target), (image(choose, blocks),)
+    n, *rest = image(choose, blocks)
+    if choose.integer(0, 1):
+        n = choose.among(blocks) + choose.integer(-1, 1)  # whole blocks of images, and one more or less
+        rest[0] = min(rest[0], 2 * max(blocks) + 1)
+    return Reorder(source, target), ((n, *rest),)
 
 
 FAMILIES: dict[str, dict[str, Family]] = {
@@ -374,7 +389,7 @@ FAMILIES: dict[str, dict[str, Family]] = {
         "general": conv_general, "square": conv_square, "single": conv_single, "pointwise": conv_pointwise,
         "depthwise": conv_depthwise, "depthwise_general": conv_depthwise_general, "deep": conv_deep,
         "deepest": conv_deepest, "wide": conv_wide, "map": conv_map, "tiles": conv_tiles,
-        "images": conv_images, "padding": conv_padding, "named": conv_named,
+        "images": conv_images, "padding": conv_padding, "named": conv_named, "beside": conv_beside,
     },
     "linear": {"general": linear_general, "deep": linear_deep, "deepest": linear_deepest, "many": linear_many},
     "maxpool": {"general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d)},

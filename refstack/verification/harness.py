@@ -132,7 +132,7 @@ class Rig:
         if whole.tobytes() != self.output.bytes():
             differs = (whole != self.output.array) & ~np.isnan(whole)
             if not self.spreads or (differs & np.isfinite(self.output.array)).any():
-                self._report(f"the channels that {self.target} adds are not zero")
+                self._report(f"the lanes that {self.target} adds are not zero")
         return y
 
     def _report(self, problem: str) -> None:

@@ -7,7 +7,8 @@ from typing import cast
 
 import numpy as np
 
-from refstack.backends.packing import TILE, UNFOLD, Packed, Planes, half, integers, linear_blocked
+from refstack.backends.packing import Packed, half, integers, linear_blocked
+from refstack.backends.packing_sparse import TILE, UNFOLD, Planes
 from refstack.formats import Array
 from refstack.graph import Node
 from refstack.kernels import Case

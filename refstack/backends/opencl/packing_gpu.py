@@ -14,7 +14,8 @@ from numpy import ascontiguousarray as contiguous
 
 from refstack.backends import packing
 from refstack.backends.opencl.devices import Device
-from refstack.backends.packing import Packed, entries
+from refstack.backends.packing import Packed
+from refstack.backends.packing_sparse import entries
 from refstack.formats import Array, Int8, Ternary
 from refstack.formats.ternary import unpack
 from refstack.graph import Node

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from refstack.backends import packing
+from refstack.backends import packing, packing_sparse
 from refstack.backends.opencl import rows_cpu
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.rows_cpu_plain import doubles
@@ -56,8 +56,8 @@ def _direct() -> tuple[Kernel, ...]:
     found: list[Kernel] = []
     dense = _each("conv2d_dense_direct", HALF=0)
     for op, csr, int8 in (
-        ("conv2d", packing.csr_direct, packing.int8_direct),
-        ("linear", packing.csr_taps, packing.int8_direct),
+        ("conv2d", packing_sparse.csr_direct, packing.int8_direct),
+        ("linear", packing_sparse.csr_taps, packing.int8_direct),
     ):
         found.append(row(f"{op}.dense.direct", dense, "the plain loop", pack=packing.matrix))
         half = _each("conv2d_dense_direct", HALF=1)

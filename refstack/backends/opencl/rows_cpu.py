@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from refstack.backends import packing
+from refstack.backends import packing, packing_sparse
 from refstack.backends.opencl import packing_cpu
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.lanes_cpu import LANES, Pack, Size, V, alone, blocks, groups, phases, row
@@ -90,8 +90,8 @@ def _half() -> tuple[Kernel, ...]:
 def _csr() -> tuple[Kernel, ...]:
     linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
     return (
-        _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing.csr_planar),
-        row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing.csr_linear,
+        _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing_sparse.csr_planar),
+        row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing_sparse.csr_linear,
             blocks=(4, 16)),
     )  # fmt: skip
 
@@ -104,10 +104,10 @@ def _sparse(name: str, summary: str, ternary: int, pack: Pack, *more: Need) -> K
 
     def planes(case: Case) -> tuple[int, ...]:
         n, c, _, _ = case.inputs[0]
-        return 0 if packing.Planes.of(V, case).direct else c, packing_cpu.tiles(V, case), n
+        return 0 if packing_sparse.Planes.of(V, case).direct else c, packing_cpu.tiles(V, case), n
 
     def scratch(case: Case) -> int:
-        return 4 * (math.prod(planes(case)) * packing.Planes.of(V, case).channel + 9 * V)
+        return 4 * (math.prod(planes(case)) * packing_sparse.Planes.of(V, case).channel + 9 * V)
 
     return row(
         name, phases("conv2d_sparse_cpu", {"planes": planes, "conv": tile}, TERNARY=ternary), summary,
@@ -121,7 +121,7 @@ def _ternary() -> tuple[Kernel, ...]:
     return (
         small_maps("conv2d.ternary.map", TERNARY, packing.ternary_map),
         replace(depthwise("conv2d.ternary.depthwise", packing.depthwise), nonfinite="spreads"),
-        _sparse("conv2d.ternary.planar", "two lists of taps, no multiplications", 1, packing.ternary_planar,
+        _sparse("conv2d.ternary.planar", "two lists of taps, no multiplications", 1, packing_sparse.ternary_planar,
                 density_at_most(0.25)),
         blocked("conv2d.ternary.stem", few, 1, TERNARY, stem),
         blocked("conv2d.ternary.blocked", "register tiles from 2-bit codes", V, TERNARY, pack),
