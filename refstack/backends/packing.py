@@ -5,6 +5,7 @@ A pack is a dict in a fixed order: "bias" goes to rs_args.bias, the rest to rs_a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
