@@ -29,12 +29,14 @@ Planned = tuple[Plan, list[tuple[np.ndarray, np.ndarray]]]
 
 
 def network() -> Graph:
-    """Few channels in, a strided branch beside two convolutions, a depthwise one, a pool, a linear layer."""
+    """Few channels in, a strided branch beside two convolutions, a depthwise one, one of groups, which only the plain
+    loop does, a pool, a linear layer."""
     net = Builder("branches", (3, 16, 16)).conv("stem", 24, 3, padding=1).batchnorm().relu()
     start = net.last
     main = net.conv("one", 40, 3, stride=2, padding=1).batchnorm().relu().conv("two", 40, 1).batchnorm().last
     side = net.at(start).conv("side", 40, 1, stride=2).batchnorm().last
     net.add("sum", main, side).relu().conv("deep", 40, 3, padding=1, groups=40).batchnorm().relu()
+    net.conv("groups", 20, 3, padding=1, groups=4).batchnorm()
     return prepare(draw(net.globalavgpool().flatten().linear("fc", 7).graph(), 1))
 
 
@@ -68,6 +70,7 @@ def test_a_walk_gives_the_bits_of_the_steps_one_by_one(planned: Planned) -> None
     made, pairs = planned
     walk = walk_of(made)
     assert walk.groups == min(2, units_of(walk))
+    assert {bool(call.size) for call in walk.layout.calls} == {True, False}, "kernels of one kind only"
     segment = Segment(made.steps, [made.y])  # reads the weights where the walk has put them
     for x, wanted in 10 * pairs:
         np.testing.assert_array_equal(made.run(x), wanted)
