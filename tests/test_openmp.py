@@ -50,6 +50,8 @@ CONVOLUTIONS: list[tuple[tuple[int, int, int, int], ops.Conv2d]] = [
     ((3, 20, 4, 4), conv(16)),
     ((3, 33, 2, 2), conv(64)),
     ((1, 64, 2, 2), conv(80, activation="relu")),
+    ((2, 40, 14, 15), conv(35, activation="relu")),
+    ((2, 20, 8, 8), conv(33)),
     ((1, 16, 8, 8), conv(32, stride=2)),
     ((2, 16, 4, 4), conv(32, stride=2)),
     ((1, 18, 16, 16), conv(32, stride=2)),
