@@ -328,7 +328,7 @@ def _dense(v: int) -> tuple[Kernel, ...]:
              pack=partial(packing.blocked, v, v), scratch=partial(padded_image, v), **_tiles(v)),
         _row("conv2d.dense.depthwise", "conv2d_dense_depthwise", "vectors of channels, up to 8 pixels in registers",
              pack=partial(packing.depthwise, v), **_depthwise(v)),
-        _row("conv2d.dense.depthwise_batch", "conv2d_dense_depthwise", "vectors of images, up to 8 pixels in registers",
+        _row("conv2d.dense.depthwise_batch", "conv2d_dense_depthwise_batch", "vectors of images, up to 8 pixels",
              pack=partial(packing_images.depthwise_batch, v), joins=True,
              **_depthwise(v) | {"needs": (depthwise, whole_vectors(v)), "layouts": (f"nchw{v}n",) * 2}),
         _row("conv2d.dense.direct", "conv2d_dense_direct", "the plain loop", pack=packing.direct),

@@ -152,8 +152,8 @@ def stored(node: Node) -> tuple[Array, Array, Array]:
 
 
 def depthwise_batch(v: int, node: Node, case: Case) -> Packed:
-    """(c, 1, r, s) -> [c][r][s][V], each weight once for every image of a vector."""
-    w = np.repeat(filters(node, case)[:, 0, ..., None], v, -1)
+    """The weights as they are, (c, 1, r, s); the bias once for every image of a vector."""
+    w = filters(node, case)
     return {"bias": contiguous(np.repeat(bias(node, len(w)), v)), "weights": contiguous(w)}
 
 
