@@ -72,13 +72,16 @@ class Walk:
         return memory
 
     def run(self) -> None:
-        """Inputs to the device, one launch, counters and outputs back, one wait.
+        """Inputs to the device (one alone is read where it lies), one launch, counters and outputs back, one wait.
 
         Raises      ResourceError       a group waited in vain for the others
         """
         with segment.explained("a run"):
             for start, array in self.layout.incoming:
                 cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start, is_blocking=False)
+            if self.layout.given is not None:
+                given = self.runtime.lent(self.layout.given)
+                self.kernel.set_arg(7, given)
             self.event = cl.enqueue_nd_range_kernel(
                 self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
             )
@@ -101,7 +104,7 @@ def _arm(
     cl.enqueue_copy(queue, held, table)
     cl.enqueue_fill_buffer(queue, met, np.int32(0), 0, UNIT)
     count, meetings = np.int32(len(table)), np.int32(table["wait"].sum())
-    for i, argument in enumerate((memory, held, count, meetings, met, np.int32(patience), stamps)):
+    for i, argument in enumerate((memory, held, count, meetings, met, np.int32(patience), stamps, memory)):
         kernel.set_arg(i, argument)
     queue.finish()
     return held
