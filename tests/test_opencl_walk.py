@@ -163,7 +163,7 @@ def test_a_group_that_does_not_come_ends_the_launch(planned: Planned, monkeypatc
     made, [(x, wanted), _] = planned
     units = units_of(walk_of(made))
     with monkeypatch.context() as impatient:
-        impatient.setattr(fused, "PATIENCE", 1 << 10)
+        impatient.setattr(fused, "CALM", 1 << 14)
         impatient.setattr(fused, "resident", lambda *given: units + 1)
         walk = fused.Walk(made.steps, [made.y], units)
     made.y[...] = np.nan
@@ -171,7 +171,7 @@ def test_a_group_that_does_not_come_ends_the_launch(planned: Planned, monkeypatc
         walk.run()
     assert np.isnan(made.y).all(), "what is wrong came back"
     walk.groups = units
-    walk.kernel.set_arg(5, np.int32(fused.PATIENCE * fused.CALM))
+    walk.kernel.set_arg(5, np.int32(fused.CALM))
     made.x[...] = x
     walk.run()
     np.testing.assert_array_equal(made.y, wanted)
