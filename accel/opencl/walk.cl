@@ -51,13 +51,12 @@ static inline int rs_arrived(volatile __global int *met) {
 
 typedef struct {
     int kind, wait, shift; /* whether all meet before it; which group is first */
-    int items[3], at[13];  /* work-items, of RS_ALONE; arrays, in 16 bytes */
+    int items[3], at[13];  /* work-items, of RS_ALONE; arrays, in 16 bytes, -1: what is given */
     rs_args a;
 } rs_step;
 
-#define AT(j) ((__global void *)(memory + 16 * (size_t)steps[i].at[j]))
-
 #ifdef RS_SPANS
+#define AT(j) ((__global void *)(steps[i].at[j] < 0 ? given : memory + 16 * (size_t)steps[i].at[j]))
 #define TOGETHER()
 #define RS_NEVER(met) met[1] /* a launch that is given up waits no more */
 
@@ -81,8 +80,8 @@ typedef struct {
 
 /* A function that calls another for every work-item in a group's share of step i. */
 #define RS_SHARE(name, call)                                                                                           \
-    static __attribute__((noinline)) void name(__global uchar *memory, __constant const rs_step *steps, int i,         \
-                                               int group, int groups) {                                                \
+    static __attribute__((noinline)) void name(__global uchar *memory, __global uchar *given,                          \
+                                               __constant const rs_step *steps, int i, int group, int groups) {        \
         const int x = steps[i].items[0], y = steps[i].items[1], z = steps[i].items[2];                                 \
         const int end = (long)x * y * z * (group + 1) / groups;                                                        \
         for (int j = (long)x * y * z * group / groups; j < end; j++) {                                                 \
@@ -91,6 +90,7 @@ typedef struct {
         }                                                                                                              \
     }
 #else
+#define AT(j) ((__global void *)(memory + 16 * (size_t)steps[i].at[j]))
 #define TOGETHER() barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE)
 #define RS_NEVER(met) 0
 #define rs_rest(looks)

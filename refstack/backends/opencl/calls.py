@@ -24,6 +24,8 @@ from refstack.formats import Array
 PLACES = 13
 UNIT = 16
 """Bytes that an offset counts."""
+GIVEN = -UNIT
+"""Where an array lies that a walk in spans reads where the host has it."""
 ALIGNED = 256
 STEP = np.dtype(
     [("kind", np.int32), ("wait", np.int32), ("shift", np.int32), ("items", np.int32, 3), ("at", np.int32, PLACES),
@@ -91,6 +93,10 @@ class Layout:
         self.head = self.size
         """Bytes of counters and outputs."""
         self.shared = self._shared(steps) if self.spans else {}
+        outside = segment.once(segment.read_first(steps))
+        self.given = outside[0] if self.spans and len(outside) == 1 else None  # as nearly always: the network's input
+        if self.given is not None:
+            self.current[self.given.ctypes.data] = GIVEN
         writers = {step.output.ctypes.data: i for i, step in enumerate(steps)}
         readers = _readers(steps, outputs)
         for i, step in enumerate(steps):

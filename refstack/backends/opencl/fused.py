@@ -26,8 +26,8 @@ MOST = 512
 """Work-items of all groups that a compute unit of a GPU holds at once: 128 registers for each."""
 PATIENCE, BRIEF = 1 << 23, 1 << 16
 """Looks at the counter before a group gives up: PATIENCE of walk.cl, and in a trial."""
-CALM = 1 << 4
-"""A processor looks so many times as often, and may be given to others in between: seconds, and a fraction of one."""
+CALM, CALM_BRIEF = 1 << 25, 1 << 20
+"""The same in spans, where a look gives the processor to whoever waits for it: 10 s and more, and a part of one."""
 
 
 class Walk:
@@ -41,17 +41,16 @@ class Walk:
         for call in layout.calls:
             kinds.setdefault(call.kind, len(kinds))
         self.kernel = self.runtime.walk("#define TIMED 1\n" * timed + program(layout, kinds))
-        self.patience = PATIENCE * (CALM if layout.spans else 1)
+        patience, brief = (CALM, CALM_BRIEF) if layout.spans else (PATIENCE, BRIEF)
         with segment.explained("memory for the steps"):
             most = units if layout.spans else units * MOST // layout.items
-            brief = BRIEF * (CALM if layout.spans else 1)
             self.groups = resident(self.runtime, self.kernel, max(1, most), layout.items, brief)
             self.memory = self._memory()
             self.table = layout.table(kinds, self.groups)
             self.stamps = self.runtime.buffer(8 * (len(self.table) + 1))
             self.head = np.zeros(layout.head, np.uint8)
             self.held = _arm(self.runtime, self.queue, self.kernel, self.memory, self.table, self.memory, self.stamps,
-                             self.patience)  # fmt: skip
+                             patience)  # fmt: skip
 
     def _memory(self) -> cl.Buffer:
         """The one buffer, with all weights. In spans it is the host's, on large pages, and weights move there."""
@@ -72,13 +71,16 @@ class Walk:
         return memory
 
     def run(self) -> None:
-        """Inputs to the device, one launch, counters and outputs back, one wait.
+        """Inputs to the device (one alone is read where it lies), one launch, counters and outputs back, one wait.
 
         Raises      ResourceError       a group waited in vain for the others
         """
         with segment.explained("a run"):
             for start, array in self.layout.incoming:
                 cl.enqueue_copy(self.queue, self.memory, array, dst_offset=start, is_blocking=False)
+            if self.layout.given is not None:
+                given = self.runtime.lent(self.layout.given)
+                self.kernel.set_arg(7, given)
             self.event = cl.enqueue_nd_range_kernel(
                 self.queue, self.kernel, (self.groups * self.layout.items,), (self.layout.items,)
             )
@@ -101,7 +103,7 @@ def _arm(
     cl.enqueue_copy(queue, held, table)
     cl.enqueue_fill_buffer(queue, met, np.int32(0), 0, UNIT)
     count, meetings = np.int32(len(table)), np.int32(table["wait"].sum())
-    for i, argument in enumerate((memory, held, count, meetings, met, np.int32(patience), stamps)):
+    for i, argument in enumerate((memory, held, count, meetings, met, np.int32(patience), stamps, memory)):
         kernel.set_arg(i, argument)
     queue.finish()
     return held

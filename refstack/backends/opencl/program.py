@@ -54,7 +54,7 @@ def _share(number: int, call: Call) -> str:
 
 def _case(number: int, call: Call) -> str:
     if call.size:
-        return f"            case {number}: share_{number}(memory, steps, i, group, groups); break;"
+        return f"            case {number}: share_{number}(memory, given, steps, i, group, groups); break;"
     return f"            case {number}: step_{number}({_arrays(call)}, steps[i].a, group, groups, room); break;"
 
 
@@ -63,7 +63,7 @@ _WALK = """
 #line 1 "walk"
 __kernel __attribute__((reqd_work_group_size(WIDTH, 1, 1)))
 void walk(__global uchar *memory, __constant const rs_step *steps, const int count, const int meetings,
-          volatile __global int *met, const int patience, __global ulong *times) {
+          volatile __global int *met, const int patience, __global ulong *times, __global uchar *given) {
     __local float room[SHARED] __attribute__((aligned(16)));
     const int groups = get_num_groups(0);
     int goal = 0;

@@ -142,6 +142,10 @@ class Runtime:
         """Uninitialised memory of the device."""
         return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(nbytes, LEAST))
 
+    def lent(self, array: Array) -> cl.Buffer:
+        """What the host has there now, to be read where it lies."""
+        return cl.Buffer(self.context, cl.mem_flags.READ_ONLY | cl.mem_flags.USE_HOST_PTR, hostbuf=array)
+
     def hosted(self, nbytes: int) -> tuple[cl.Buffer, Array]:
         """The same where the host has it too, as bytes: on large pages, as NumPy makes them."""
         room = np.empty(nbytes + ALIGNMENT, np.uint8)
@@ -265,7 +269,7 @@ class Segment:
     def _weights(self, array: Array) -> cl.Buffer:
         """A packed array on the device; a processor reads it where it lies, on pages that NumPy made large."""
         if self.runtime.device.kind == "cpu" and not self.guarded and array.nbytes:
-            return cl.Buffer(self.runtime.context, cl.mem_flags.READ_ONLY | cl.mem_flags.USE_HOST_PTR, hostbuf=array)
+            return self.runtime.lent(array)
         buffer = self.runtime.buffer(array.nbytes)
         if array.nbytes:
             cl.enqueue_copy(self.queue, buffer, array)
