@@ -61,9 +61,14 @@ class Call:
 def walkable(steps: Sequence[Step]) -> bool:
     """Whether a walk can do them and pays: written for it, their table fits, launches would not hide."""
     calls = [call for step in steps for call in segment.launches(step)]
-    macs = sum(step.case.op.macs(*step.case.inputs) for step in steps)
+    macs = sum(step.case.op.macs(*step.case.inputs) * (2 if _sparse(step) else 1) for step in steps)
     fits = len(calls) * STEP.itemsize <= TABLE_BYTES and macs < WALK_MACS * len(calls)
     return fits and all(isinstance(call, Launch) and call.walks for call in calls)
+
+
+def _sparse(step: Step) -> bool:
+    """Whether a step takes longer by itself than its multiply-adds say, and does better with groups of its own."""
+    return any(isinstance(call, Launch) and call.source == "conv2d_csr_gpu" for call in segment.launches(step))
 
 
 class Layout:
