@@ -110,3 +110,37 @@ def test_parts_never_outnumber_the_portions_of_a_sum() -> None:
         for format in ("dense", "int8"):
             chosen = packing_gpu.choose(parse_case(f"conv2d.{format}:{word}"), 264, 48 << 10)
             assert 1 <= chosen.parts <= chosen.tile.chunks(parse_case(f"conv2d.{format}:{word}"))
+
+
+def test_an_image_takes_as_few_portions_as_its_rows_fill() -> None:
+    image, layer = (parse_case(f"conv2d.dense:n1c{c}h32w32_k64r3s3_st1pd1g1") for c in (3, 64))
+    tile = packing_gpu.Tile(64, 16, 4, 4, 16, 6)
+    assert (tile.chunks(image), tile.chunks(layer)) == (2, 36)
+    assert tile.chunks(parse_case("conv2d.int8:n1c3h32w32_k64r3s3_st1pd1g1_to-int8")) == 9
+
+
+def test_a_shared_sum_leaves_its_counters_at_zero(planned: tuple[Plan, np.ndarray]) -> None:
+    """Or the next run would take a group for the last that is not."""
+    import pyopencl as cl
+
+    from refstack.backends.opencl.segment import Segment
+
+    step = next(step for step in planned[0].steps if step.kernel.run.parts(step.case) > 1)
+    segment = Segment([step], [step.output])
+    segment.run()
+    (counters,) = [(buffer, array) for buffer, array in segment.packed if array is step.packed["arrived"]]
+    held = np.full_like(counters[1], -1)
+    cl.enqueue_copy(segment.queue, held, counters[0])
+    assert not held.any(), held
+
+
+def test_long_calls_are_launched_one_by_one(planned: tuple[Plan, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    from refstack.backends.opencl import calls
+
+    steps = planned[0].steps
+    macs = sum(step.case.op.macs(*step.case.inputs) for step in steps)
+    count = sum(len(calls.segment.launches(step)) for step in steps)
+    monkeypatch.setattr(calls, "WALK_MACS", macs / count + 1)
+    assert calls.walkable(steps)
+    monkeypatch.setattr(calls, "_sparse", lambda step: True)
+    assert not calls.walkable(steps), "sparse layers take twice as long"

@@ -236,6 +236,8 @@ def _roof(row: Row) -> str:
     flops = roofs.get(row["threads"])
     if accelerator(row):
         flops = (device(row).get("roof") or {}).get("flops")
+    if row["backend"] == "torchcuda":  # on a graphics processor, of which its row knows nothing
+        return ""
     if not flops or not row.get("macs") or not formats <= WHOLE:
         return ""
     reached = 2 * row["macs"] * row["batch"] / (row["latency_p50_ms"] * 1e-3)

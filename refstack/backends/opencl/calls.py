@@ -69,7 +69,13 @@ def walkable(steps: Sequence[Step]) -> bool:
         return False
     if in_spans(steps):
         return all(isinstance(call, Launch) and call.group and not call.room(case) for call, case in calls)
-    return sum(step.case.op.macs(*step.case.inputs) for step in steps) < WALK_MACS * len(calls)
+    macs = sum(step.case.op.macs(*step.case.inputs) * (2 if _sparse(step) else 1) for step in steps)
+    return macs < WALK_MACS * len(calls)
+
+
+def _sparse(step: Step) -> bool:
+    """Whether a step takes longer by itself than its multiply-adds say, and does better with groups of its own."""
+    return any(isinstance(call, Launch) and call.source == "conv2d_csr_gpu" for call in segment.launches(step))
 
 
 def in_spans(steps: Sequence[Step]) -> bool:

@@ -120,8 +120,10 @@ FEW = 4
 INTEGERS = ("int8", "ternary8")
 ALONE = {1: 0.7, 2: 0.9}
 """What is left of the speed where a compute unit has so few groups."""
-WALK_MACS = 100_000_000
+WALK_MACS = 150_000_000
 """Multiply-adds of a call, on average, from which launches cost nothing: the device is busy longer than the caller."""
+LARGE_MACS = 400_000_000
+"""Multiply-adds of a layer from which it gets a large tile."""
 
 
 def taps(case: Case) -> int:
@@ -150,7 +152,7 @@ class Plan:
 def choose(case: Case, groups: int, local_bytes: int) -> Plan:
     """The plan that should take least, on a device that runs so many groups at once, each with so much local memory."""
     integers = case.format in INTEGERS
-    if case.op.macs(*case.inputs) < 4 * WALK_MACS:
+    if case.op.macs(*case.inputs) < LARGE_MACS:
         tiles, cost = SMALL_INT8 if integers else SMALL, _microseconds
     else:
         tiles, cost = LARGE_INT8 if integers else LARGE, _operations
