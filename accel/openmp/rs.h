@@ -66,7 +66,7 @@ typedef float rs_vec_any __attribute__((vector_size(4 * RS_V), aligned(4), may_a
 typedef int32_t rs_ivec_any __attribute__((vector_size(4 * RS_V), aligned(4), may_alias));
 
 #define RS_INLINE static inline __attribute__((always_inline))
-#define RS_UNROLL _Pragma("GCC unroll 32")
+#define RS_UNROLL _Pragma("GCC unroll 36") /* the points of the largest Winograd tile */
 
 /* A pointer that the compiler cannot see through: what is read at constant distances from it shares one register, where
    gcc would compute an address for each. */
