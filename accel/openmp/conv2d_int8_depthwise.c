@@ -19,6 +19,13 @@
    Cost       n*c*p*q * r*s multiply-adds, V an instruction, or 3*V */
 #include "rs_int8.h"
 
+/* 3x3 filters, if the processor can, a row of taps at a time. */
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && RS_V == 16
+#define BY_ROWS 1
+#else
+#define BY_ROWS 0
+#endif
+
 /* One output row: x is the plane of its block; y counts from the start of the output. */
 typedef struct {
     const rs_args *a;
@@ -56,6 +63,7 @@ static void pixel(const line *m, int64_t q) {
     finish(m, q, &acc, 1);
 }
 
+#if !BY_ROWS
 /* Four pixels of a 3x3 filter, all of their columns inside the image. */
 RS_INLINE void three_by_three(const line *m, int64_t q, const int ST) {
     rs_ivec acc[4];
@@ -72,13 +80,16 @@ RS_INLINE void three_by_three(const line *m, int64_t q, const int ST) {
     }
     finish(m, q, acc, 4);
 }
+#endif
 
 static void by_taps(const rs_args *a) {
     const int64_t blocks = rs_ceil(a->c, RS_V);
     const rs_finish f = rs_finish_of(a, 2, blocks * RS_V);
+#if !BY_ROWS
     const int64_t inner = rs_min(rs_ceil(a->pd[1], a->st[1]), a->q), room = a->w + a->pd[1] - (a->s - 1) * a->dl[1];
     const int64_t outer = room > 0 ? rs_max(inner, rs_min(rs_ceil(room, a->st[1]), a->q)) : inner;
     const int fast = a->r == 3 && a->s == 3 && a->dl[1] == 1;
+#endif
 #pragma omp for collapse(3) schedule(static)
     for (int64_t n = 0; n < a->n; n++)
         for (int64_t b = 0; b < blocks; b++)
@@ -91,16 +102,18 @@ static void by_taps(const rs_args *a) {
                                 .zero = (rs_ivec){0} + (int32_t)((const int64_t *)a->pack[1])[1],
                                 .y = ((n * blocks + b) * a->p + p) * a->q * RS_V, .p = p};
                 int64_t q = 0;
+#if !BY_ROWS
                 for (; q < inner; q++) pixel(&m, q);
                 if (fast && a->st[1] == 1)
                     for (; q + 4 <= outer; q += 4) three_by_three(&m, q, 1);
                 if (fast && a->st[1] == 2)
                     for (; q + 4 <= outer; q += 4) three_by_three(&m, q, 2);
+#endif
                 for (; q < a->q; q++) pixel(&m, q);
             }
 }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && RS_V == 16
+#if BY_ROWS
 enum { STRIP = 8 }; /* rows of outputs */
 
 /* Four vectors of bytes as 16 lanes of four: byte 4*i + j of the result is byte i of vector j. */

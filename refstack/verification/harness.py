@@ -36,8 +36,8 @@ THREADS = (1, 2, 3)
 SPLIT_SUMS = ("blas",)
 """Backends whose libraries split sums between threads as they like: the bound holds, equal bits do not."""
 
-TRIES = 40
-"""Draws after which a row is held to accept none."""
+TRIES, LOOKS = 200, 40
+"""Draws after which a row is held to accept none, and a family to hold none that it accepts."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def families(row: Kernel) -> tuple[str, ...]:
     found = []
     for name, family in FAMILIES[row.op].items():
         choose = Seeded(0)
-        drawn = (family(choose, row.blocks or BLOCKS) for _ in range(TRIES))
+        drawn = (family(choose, row.blocks or BLOCKS) for _ in range(LOOKS))
         if any(accepts(row, problem_of(choose, *each, row.format).case) for each in drawn):
             found.append(name)
     return tuple(found)
