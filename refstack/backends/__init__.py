@@ -113,11 +113,7 @@ def roof(name: str, threads: int, nbytes: int | None = None) -> Mapping[str, Any
     from refstack.backends.roofs import BUFFER_BYTES, measure
 
     own = getattr(backend(name), "roof", lambda: None)()
-    return (
-        measure(threads, nbytes or BUFFER_BYTES)
-        if own is None
-        else cast("Mapping[str, Any]", {"threads": threads, **own})
-    )
+    return measure(threads, nbytes or BUFFER_BYTES) if own is None else {"threads": threads, **own}
 
 
 def hold(name: str, threads: int) -> None:

@@ -90,8 +90,9 @@ def lower(steps: Sequence[Step], threads: int, outputs: Sequence[Array] | None =
     kind = devices.chosen().kind
     if outputs is not None and kind == ("cpu" if in_spans(steps) else "gpu") and walkable(steps):
         units = runtime().context.devices[0].max_compute_units  # here; devices.chosen() may be another process's word
-        walk = Walk(steps, outputs, units if kind == "gpu" else min(threads, units))
-        if kind == "gpu" or walk.groups == min(threads, units):
+        asked = units if kind == "gpu" else min(threads, units)
+        walk = Walk(steps, outputs, asked)
+        if kind == "gpu" or walk.groups == asked:
             return walk.run
     return Segment(steps, outputs).run
 
