@@ -11,8 +11,9 @@ from strategies import problems
 from refstack.backends import BACKENDS, backend
 from refstack.kernels import Kernel
 from refstack.verification.cases import Problem
+from refstack.verification.choices import Recorder, Replay
 from refstack.verification.fills import fills
-from refstack.verification.harness import examine, families
+from refstack.verification.harness import draw, examine, families
 from refstack.verification.verdicts import problems as seeded
 
 ROWS = [kernel for name in BACKENDS if not backend(name).unavailable() for kernel in backend(name).kernels()]
@@ -74,6 +75,14 @@ def test_that_every_row_is_tested(test: pytest.MarkDecorator) -> None:
     registered = [row.name for name in usable for row in backend(name).kernels()]
     assert sorted(tested) == sorted(registered)
     assert len(set(registered)) == len(registered), "two rows have one name"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_simplest_choices_are_few(row: Kernel) -> None:
+    """What hypothesis tries first must not be long, also where a row refuses it: it would call the test unhealthy."""
+    simplest = Recorder(Replay(()))
+    draw(row, simplest)
+    assert 0 < len(simplest.trail) < 200, f"{row.name}: {len(simplest.trail)} choices"
 
 
 def test_that_a_row_nobody_can_run_fails() -> None:

@@ -36,8 +36,8 @@ THREADS = (1, 2, 3)
 SPLIT_SUMS = ("blas",)
 """Backends whose libraries split sums between threads as they like: the bound holds, equal bits do not."""
 
-TRIES, LOOKS = 200, 40
-"""Draws after which a row is held to accept none, and a family to hold none that it accepts."""
+TRIES, LOOKS, SAME = 200, 40, 4
+"""Draws after which a row is held to accept none, a family to hold none that it accepts, a chooser to repeat itself."""
 
 
 @dataclass(frozen=True)
@@ -175,15 +175,20 @@ def attempt(row: Kernel, choose: Choose, fill: str | None = None) -> Problem | N
 
 
 def draw(row: Kernel, choose: Choose, fill: str | None = None, family: int | None = None) -> Problem | None:
-    """A problem that the row accepts, or None if none of TRIES was.
+    """A problem that the row accepts, or None if none of TRIES was, or if one was drawn time after time: whoever always
+    makes the simplest choice, as hypothesis does at first, is refused the same problem for ever.
 
     Args        family  number of the family to try first, all around the row's; needs a fill
     """
+    refused: list[list[int]] = []
     for i in range(TRIES if families(row) else 0):
         recorder = Recorder(choose if family is None or i >= TRIES // 2 else First(family, choose))
         problem = attempt(row, recorder, fill)
         if problem is not None:
             return replace(problem, trail=tuple(recorder.trail))
+        refused.append(recorder.trail)
+        if refused[-SAME:] == [recorder.trail] * SAME:
+            return None
     return None
 
 
