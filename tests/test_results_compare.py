@@ -20,14 +20,15 @@ from refstack.results.comparing import ALPHA, holm
 def run(seed: int, slower: float = 1.0, cells: int = 2) -> list[Row]:
     """A run of a build as this noise model has it: what was recorded on a virtual machine with neighbours.
 
-    A level of each process (2 %), blocks (1 %), single runs (a skewed 3 %), and one block in six, in some runs every
-    second, that is held up by others for a part of its runs.
+    A clock for all (3 %), which the yardstick tells, a level of each process (2 %), blocks (1 %), single runs (a skewed
+    3 %), and one block in six, in some runs every second, that is held up by others for a part of its runs.
     """
     rng = np.random.default_rng(seed)
     busy = rng.choice([1 / 6, 1 / 2], p=[0.8, 0.2])
+    clock = math.exp(np.random.default_rng((seed, 1)).normal(0, 0.03))
     rows = []
     for cell in range(cells):
-        level = 1e6 * math.exp(rng.normal(0, 0.02)) * (slower if cell == 0 else 1.0)
+        level = 1e6 * clock * math.exp(rng.normal(0, 0.02)) * (slower if cell == 0 else 1.0)
         blocks = []
         for _ in range(10):
             block = level * math.exp(rng.normal(0, 0.01)) * (1 + rng.gamma(2, 0.015, 40))
@@ -36,8 +37,22 @@ def run(seed: int, slower: float = 1.0, cells: int = 2) -> list[Row]:
             blocks.append(block)
         samples = [int(ns) for block in blocks for ns in block]
         p50 = float(np.median(samples)) * 1e-6
-        rows.append(row(f"net{cell}", samples_ns=samples, rounds=[40] * 10, latency_p50_ms=p50))
+        beside = [int(1e5 * clock)] * 10
+        timed = {"samples_ns": samples, "rounds": [40] * 10, "yardstick_ns": beside, "latency_p50_ms": p50}
+        rows.append(row(f"net{cell}", **timed))
     return rows
+
+
+def at_clock(rows: list[Row], times: float = 1.0, yardsticks: float = 1.0) -> list[Row]:
+    """The same rows with all times, and with all yardsticks, so many times as long."""
+    return [
+        dict(
+            each,
+            samples_ns=[times * ns for ns in each["samples_ns"]],
+            yardstick_ns=[int(yardsticks * ns) for ns in each["yardstick_ns"]],
+        )
+        for each in rows
+    ]
 
 
 def verdicts(base: list[Row], new: list[Row], **options: Any) -> list[str]:
@@ -58,6 +73,26 @@ def test_one_build_is_never_worse_and_a_kernel_slowed_by_15_percent_is_found() -
     assert found >= 95
     assert wrong <= 200 * ALPHA
     assert naive > 10, "the noise is no longer what fooled a plain threshold"
+
+
+def test_a_slower_clock_is_no_slower_kernel() -> None:
+    """The planted faults: a comparison by the wall's clock alone; and one by the yardstick alone."""
+    base, slow = run(0), at_clock(run(0), 1.2, 1.2)
+    assert {"worse", "better"}.isdisjoint(verdicts(base, slow) + verdicts(slow, base))
+    unknown = [dict(each, yardstick_ns=[]) for each in slow]
+    assert verdicts(base, unknown) == ["worse", "worse"]
+    odd = at_clock(run(0), 1.0, 0.8)  # bound by memory, which the clock does not move
+    assert {"worse", "better"}.isdisjoint(verdicts(base, odd) + verdicts(odd, base))
+    assert verdicts(base, at_clock(run(0), 1.3, 1.1)) == ["worse", "worse"]
+    notes = Notes()
+    compare(base, slow, report=notes)
+    assert notes.said == ["the clock was 20% slower in new: times are tested at one clock"]
+
+
+def test_times_of_a_gpu_do_not_follow_the_processors_clock() -> None:
+    gpu = {"device": {"name": "a card", "kind": "gpu"}}
+    base, new = ([dict(each, env=ENV | gpu) for each in rows] for rows in (run(0), at_clock(run(0), 1.3, 1.3)))
+    assert verdicts(base, new) == ["worse", "worse"]
 
 
 def test_faster_is_better_and_several_runs_are_surer() -> None:

@@ -52,7 +52,7 @@ class Run:
 
     artifact    None if the technique itself failed: then there is nothing to run
     tuned       kernels to prefer, as plan takes them
-    rounds      samples of each block, in order
+    rounds      samples of each block, in order         yardstick_ns    of each block: what the clock was meanwhile
     host        of a peer's cell; None: a backend of refstack
     """
 
@@ -64,6 +64,7 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     samples_ns: list[int] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
+    yardstick_ns: list[int] = field(default_factory=list)
     status: str = "ok"
     reason: str | None = None
 
@@ -81,7 +82,8 @@ class Run:
 
     def fail(self, error: ChildFailed) -> None:
         """No times for a cell that went wrong, whenever it did."""
-        self.status, self.reason, self.samples_ns, self.rounds = error.status, error.reason, [], []
+        self.status, self.reason = error.status, error.reason
+        self.samples_ns, self.rounds, self.yardstick_ns = [], [], []
         if self.worker is not None:
             self.worker.close()
 
@@ -166,6 +168,7 @@ def _block(run: Run, policy: Policy) -> None:
     if reply:
         run.samples_ns += reply["samples_ns"]
         run.rounds.append(len(reply["samples_ns"]))
+        run.yardstick_ns.append(reply["yardstick_ns"])
         run.facts["run_ns"] = min(reply["samples_ns"])  # the first run of a process is slower than the others
 
 

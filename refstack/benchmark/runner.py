@@ -272,6 +272,7 @@ class _Sweep:
                 **{name: value for name, value in run.facts.items() if name != "run_ns"},
                 "samples_ns": run.samples_ns,
                 "rounds": run.rounds,
+                "yardstick_ns": run.yardstick_ns,
                 "env": {**self.env, **self.machine, "device": self.on.get(run.cell.backend)},
             }
         )

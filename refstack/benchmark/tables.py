@@ -47,7 +47,7 @@ SPARE = (
     "stored MB",
 )  # first to go in a narrow terminal
 STYLES = {"ok": None, "skipped": "dim"}
-NESTED = ("samples_ns", "rounds", "kernels", "env")
+NESTED = ("samples_ns", "rounds", "yardstick_ns", "kernels", "env")
 
 
 WEIGHTS = {

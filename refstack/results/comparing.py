@@ -1,15 +1,17 @@
 """Better, worse, same or inconclusive: one build's results held against another's, cell by cell.
 
     log ratio of the lower quartile     +-      blocks of each run (bootstrap), and RUNS from run to run
-    worse       above 1, at ALPHA over all cells together (Holm), and by more than fail_above; the median, too
+    worse       above 1, at ALPHA over all cells together (Holm), and by more than fail_above; the median, too; and by
+                half as much by the wall's clock
     better      below 1, as surely and by as much
     same        the 90 % interval of the median's ratio lies within fail_above (two one-sided tests)
 
 The quartile, since a busy machine slows some of the runs and a slower kernel all of them: from run to run of one build
-it moves half as much as the median. RUNS is by how much: other addresses, another minute, which no block of one run
-tells (tools/compare_study.py measures it). Where the quartile lies further above the fastest runs than HELD_UP, all
-that lies between may be others' doing, and counts instead. With several runs on a side (`refstack merge`) what they
-differ by counts if it is more, and their mean is surer.
+it moves half as much as the median. Most of that is the processor's clock, by 12 % within an hour on a shared machine:
+what is tested are times in units of the yardstick that was read beside them. RUNS is what remains: other addresses,
+another minute, which no block of one run tells (tools/compare_study.py measures it). Where the quartile lies further
+above the fastest runs than HELD_UP, all that lies between may be others' doing, and counts instead. With several runs
+on a side (`refstack merge`) what they differ by counts if it is more, and their mean is surer.
 
     Holm (1979); Schuirmann (1987); Welch (1947)
 """
@@ -17,7 +19,7 @@ differ by counts if it is more, and their mean is surer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +29,7 @@ from refstack.benchmark.report import Report
 from refstack.benchmark.rows import Row
 from refstack.errors import UsageError
 from refstack.results.cells import device, key, machine, title
-from refstack.results.intervals import LEAST_BLOCKS, Interval, blocks, counts, quantiles
+from refstack.results.intervals import LEAST_BLOCKS, Interval, Samples, blocks, clocked, counts, quantiles
 
 FAIL_ABOVE = 0.05
 RUNS = 0.02
@@ -46,7 +48,10 @@ ENVIRONMENT = ("governor", "os", "python", "blas", "libraries", "compiler", "com
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell. `ratio` is of medians, new over base, above 1 slower, with its 95 % interval; `p` is Holm's."""
+    """One cell. `ratio` is of medians, new over base, above 1 slower, with its 95 % interval. `p` is Holm's.
+
+    Both are at one clock of the processor if the rows tell it.
+    """
 
     model: str
     technique: str
@@ -108,7 +113,7 @@ def compare(
         raise UsageError("compare: no cell is in both; wanted the same model, technique, backend, threads and batch")
     _tell(matched, len(theirs), len(ours), report)
     judged = [_Pair(before, after, across_machines) for before, after in matched]
-    adjusted = iter(holm([pair.estimates[1].p for pair in judged if pair.estimates]))
+    adjusted = iter(holm([pair.estimates[-1][1].p for pair in judged if pair.estimates]))
     return [pair.verdict(next(adjusted) if pair.estimates else None, fail_above) for pair in judged]
 
 
@@ -128,7 +133,9 @@ class _Pair:
     def __init__(self, base: list[Row], new: list[Row], across: bool) -> None:
         self.base, self.new = base, new
         self.reason = self._unjudged(across)
-        self.estimates = [] if self.reason else [_estimate(base, new, q) for q in (MEDIAN, QUARTILE)]
+        known = all(map(clocked, (*base, *new)))
+        cuts = () if self.reason else (blocks, clocked) if known else (blocks,)
+        self.estimates = [[_estimate(base, new, q, cut) for q in (MEDIAN, QUARTILE)] for cut in cuts]
 
     def _unjudged(self, across: bool) -> str:
         """Why times say nothing here, if so."""
@@ -151,7 +158,7 @@ class _Pair:
         return Comparison(
             last["model"], last["technique"], last["backend"], last["threads"], last["batch"],
             first["latency_p50_ms"], last["latency_p50_ms"],
-            self.estimates[0].interval(0.95) if self.estimates else None, p, word, reason,
+            self.estimates[-1][0].interval(0.95) if self.estimates else None, p, word, reason,
         )  # fmt: skip
 
     def _failures(self) -> tuple[str, str]:
@@ -161,11 +168,12 @@ class _Pair:
         return ("worse" if worse else "inconclusive"), reason
 
     def _judged(self, p: float, margin: float) -> tuple[str, str]:
-        median, quartile = self.estimates
-        effect = min(median.log, quartile.log, key=abs) if median.log * quartile.log > 0 else 0.0
+        wall, tested = self.estimates[0], self.estimates[-1]
+        logs = [*(each.log for each in tested), *(2 * each.log for each in wall)]
+        effect = min(logs, key=abs) if min(logs) > 0 or max(logs) < 0 else 0.0
         if p < ALPHA and abs(effect) > margin:
             return ("worse" if effect > 0 else "better"), ""
-        within = median.interval(0.9)
+        within = tested[0].interval(0.9)
         if -margin < math.log(within.low) and math.log(within.high) < margin:
             return "same", ""
         if p < ALPHA:
@@ -190,12 +198,15 @@ def _partner(cell: Any, sides: dict[Any, list[Row]]) -> list[Row]:
     return sides.get(cell) or next((runs for (name, _), runs in sides.items() if name == cell[0]), [])
 
 
-def _estimate(base: list[Row], new: list[Row], q: float) -> _Estimate:
-    """Mean of the runs' log quantiles; variances of blocks and of runs; Welch's degrees of freedom."""
+def _estimate(base: list[Row], new: list[Row], q: float, cut: Callable[[Row], list[Samples]]) -> _Estimate:
+    """Mean of the runs' log quantiles; variances of blocks and of runs; Welch's degrees of freedom.
+
+    Args        cut     blocks of a row: in ns, or at one clock
+    """
     rng = np.random.default_rng(0)
     means, variances, freedoms = [], [], []
     for runs in (new, base):
-        parts = [blocks(row) for row in runs]
+        parts = [cut(row) for row in runs]
         logs, fastest = np.log([np.quantile(np.concatenate(part), (q, FASTEST)) for part in parts]).T
         means.append(float(logs.mean()))
         above = logs - fastest
@@ -222,6 +233,10 @@ def _tell(pairs: list[tuple[list[Row], list[Row]]], bases: int, news: int, repor
         if values[0] != values[1]:
             i = next(i for i, (one, other) in enumerate(zip(*values, strict=True)) if one != other)
             report.note(f"{name}: {values[0][i]} in base, {values[1][i]} in new")
+    clocks = [[ns for pair in pairs for row in pair[side] for ns in row.get("yardstick_ns") or ()] for side in (0, 1)]
+    if all(clocks) and abs(slower := float(np.median(clocks[1]) / np.median(clocks[0])) - 1) > RUNS:
+        word = "slower" if slower > 0 else "faster"
+        report.note(f"the clock was {abs(slower):.0%} {word} in new: times are tested at one clock")
     other = [title(after[-1]) for before, after in pairs if _weights(before) != _weights(after)]
     if other:
         report.note(f"other weights on both sides: {', '.join(other)}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from refstack.benchmark.rounds import Policy
 from refstack.benchmark.rows import Row
+from refstack.results.cells import device
 
 Samples = NDArray[np.float64]
 LEAST_BLOCKS = 3
@@ -49,6 +50,17 @@ def blocks(row: Row) -> list[Samples]:
         length_ns = 1e6 * (Policy.quick() if row["quick"] else Policy()).block_ms
         cuts = np.flatnonzero(np.diff(np.cumsum(samples) // length_ns)) + 1
     return [block for block in np.split(samples, cuts) if len(block)]
+
+
+def clocked(row: Row) -> list[Samples]:
+    """The blocks in units of the yardstick beside each: a slower clock makes both longer.
+
+    None for a row without, or of a GPU, which has a clock of its own.
+    """
+    found, beside = blocks(row), row.get("yardstick_ns") or ()
+    if device(row).get("kind") == "gpu":
+        return []
+    return [block / ns for block, ns in zip(found, beside, strict=True)] if len(found) == len(beside) else []
 
 
 def latency(row: Row, level: float = LEVEL, seed: int = 0) -> Interval | None:
