@@ -12,6 +12,7 @@ import numpy
 
 from refstack import datasets
 from refstack.backends import backend, build, opencl, openmp
+from refstack.backends.cache_folder import cache_dir
 from refstack.errors import RefstackError, UsageError
 from refstack.models import MODELS, zoo
 
@@ -101,7 +102,7 @@ def _backend(name: str) -> Finding:
 
 
 def _cache() -> Finding:
-    folder = build.cache_dir()
+    folder = cache_dir()
     asked = os.environ.get("REFSTACK_CACHE_DIR")
     return Finding("cache", True, f"{folder}" + (" (REFSTACK_CACHE_DIR)" if asked else ""))
 
