@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy
 
 from refstack import datasets
-from refstack.backends import backend, build, opencl, openmp
+from refstack.backends import backend, build, compilers, opencl, openmp
 from refstack.backends.cache_folder import cache_dir
 from refstack.errors import RefstackError, UsageError
 from refstack.models import MODELS, zoo
@@ -69,7 +69,7 @@ def _numpy() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = build.compiler()
+    found = compilers.compiler()
     return Finding("compiler", True, f"{found.version} ({found.path})")
 
 
