@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy
 
 from refstack import datasets
-from refstack.backends import backend, build, opencl, openmp
+from refstack.backends import backend, build, compilers, opencl, openmp
+from refstack.backends.cache_folder import cache_dir
 from refstack.errors import RefstackError, UsageError
 from refstack.models import MODELS, zoo
 
@@ -68,7 +69,7 @@ def _numpy() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = build.compiler()
+    found = compilers.compiler()
     return Finding("compiler", True, f"{found.version} ({found.path})")
 
 
@@ -101,7 +102,7 @@ def _backend(name: str) -> Finding:
 
 
 def _cache() -> Finding:
-    folder = build.cache_dir()
+    folder = cache_dir()
     asked = os.environ.get("REFSTACK_CACHE_DIR")
     return Finding("cache", True, f"{folder}" + (" (REFSTACK_CACHE_DIR)" if asked else ""))
 

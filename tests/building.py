@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from refstack.backends import build
+from refstack.backends import build, cache_folder
 
 CC = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc") or ""
 pytestmark = pytest.mark.skipif(not CC, reason="no C compiler on this machine")
@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("REFSTACK_CFLAGS", raising=False)
     monkeypatch.setenv("REFSTACK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "_loaded", {})
-    build._private_folder.cache_clear()
+    cache_folder._private_folder.cache_clear()
     return tmp_path / "cache"
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from refstack.graph import INPUT, Graph, Node
 
 WANTED = re.escape(checkpoint.container.WANTED)
 GRID, NEXT = Quant(0.5, -3), Quant(0.25, -128)
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
 
 
 def every() -> Graph:
@@ -65,6 +66,13 @@ def every() -> Graph:
     return Graph("every", (2, 4, 4), nodes, {"model": "every", "accuracy": {"set": {"top1": 12.5}}, "word": "modèle ✓"})
 
 
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "every.safetensors"
+    checkpoint.save(every(), path)
+    return path
+
+
 def unpack(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     """(header, structure, data) of a file."""
     content = path.read_bytes()
@@ -77,6 +85,19 @@ def pack(path: Path, header: dict[str, Any] | bytes, data: bytes, length: int | 
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
     return path
+
+
+def edit(saved: Path, change: Change) -> Path:
+    """The file with `change` applied to (structure, nodes by name)."""
+    header, structure, data = unpack(saved)
+    change(structure, {node["name"]: node for node in structure["nodes"]})
+    header["__metadata__"]["refstack"] = json.dumps(structure)
+    return pack(saved, header, data)
+
+
+def number(node: str, **values: Any) -> Change:
+    """A change of some fields of a node's weight."""
+    return lambda s, n: n[node]["weight"].update(values)
 
 
 def refuse(path: Path, match: str, kind: type[Exception] = FormatError) -> None:

@@ -1,4 +1,4 @@
-"""Hypothesis on top of refstack's own drawing (refstack/verification/cases.py): the same problems, but they shrink."""
+"""Hypothesis on top of refstack's own drawing (refstack/verification/families.py): the same problems, which shrink."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from refstack.formats import INTEGER
 from refstack.kernels import Kernel
-from refstack.verification import cases, fills, harness
+from refstack.verification import cases, families, fills, harness
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def problems(draw: Any, row: Kernel) -> cases.Problem:
 def tiny(draw: Any, op: str, format: str = "dense") -> cases.Problem:
     """A problem of a few numbers, small enough for nested loops in Python. Fills are exact ones."""
     choose = Drawn(draw)
-    family = cases.FAMILIES[op]["general"]
+    family = families.FAMILIES[op]["general"]
     layer, inputs = family(choose, (2,))
     assume(sum(int(np.prod(shape)) for shape in inputs) <= 300)
     word = choose.among(fills.fills(op, format)) if format in INTEGER else "integer"

@@ -18,7 +18,7 @@ import building
 import pytest
 from building import ANSWER, NO_LOCK, entries, fresh, start, wait_for, wrapper, write
 
-from refstack.backends import build
+from refstack.backends import build, compilers
 
 pytestmark, cache, answer = building.pytestmark, building.cache, building.answer
 
@@ -85,8 +85,8 @@ def test_key_covers_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     moved = [Path(shutil.copy(path, write(tmp_path / "elsewhere" / path.name, ""))) for path in (answer, other)]
     assert {key((other, answer)), key((moved[0], moved[1])), key(defines={})} == {first}
     # Apart from what is written: through a link the compiler itself would be overwritten.
-    link = write(tmp_path / "linked" / "x", "").with_name(Path(build.compiler().path).name)
-    link.symlink_to(build.compiler().path)
+    link = write(tmp_path / "linked" / "x", "").with_name(Path(compilers.compiler().path).name)
+    link.symlink_to(compilers.compiler().path)
     with monkeypatch.context() as patch:
         patch.setenv("REFSTACK_CC", str(link))
         assert key() == first

@@ -12,14 +12,14 @@ import building
 import pytest
 from building import entries, failing, fresh, wait_for, wrapper, write
 
-from refstack.backends import build
+from refstack.backends import build, compilers
 from refstack.errors import BackendUnavailable, CompileError, UsageError
 
 pytestmark, cache, answer = building.pytestmark, building.cache, building.answer
 
 
 def test_compiler_flags_and_report(cache: Path) -> None:
-    chosen = build.flags(found := build.compiler())
+    chosen = compilers.flags(found := compilers.compiler())
     assert {"-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-ffp-contract=fast", "-shared"} <= set(chosen)
     assert build.build_report() == {
         "compiler": found.path,
@@ -33,19 +33,19 @@ def test_compiler_flags_and_report(cache: Path) -> None:
 def test_first_compiler_that_answers_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendUnavailable, match=r"no C compiler found \(looked for: \$REFSTACK_CC, gcc, clang, cc\)"):
-        build.compiler()
+        compilers.compiler()
     wrapper(tmp_path / "cc", "", version="echo 'cc (Debian) 12.2.0'; echo second line")
-    assert build.compiler() == build.Compiler(str(tmp_path / "cc"), "cc (Debian) 12.2.0", "gcc")
-    assert "-mtune=generic" in build.flags(build.compiler())
+    assert compilers.compiler() == compilers.Compiler(str(tmp_path / "cc"), "cc (Debian) 12.2.0", "gcc")
+    assert "-mtune=generic" in compilers.flags(compilers.compiler())
     wrapper(tmp_path / "clang", "", version="echo 'Debian clang version 16.0.6'")
     for nothing in ("exit 1", "echo gcc 13; exit 1", "true"):
         wrapper(tmp_path / "gcc", "", version=nothing)
         os.utime(tmp_path / "gcc", (len(nothing),) * 2)
-        assert build.compiler().kind == "clang"
-    assert build.compiler() == build.Compiler(str(tmp_path / "clang"), "Debian clang version 16.0.6", "clang")
-    assert "-mtune=generic" not in build.flags(build.compiler())
+        assert compilers.compiler().kind == "clang"
+    assert compilers.compiler() == compilers.Compiler(str(tmp_path / "clang"), "Debian clang version 16.0.6", "clang")
+    assert "-mtune=generic" not in compilers.flags(compilers.compiler())
     wrapper(tmp_path / "gcc", "", version="echo gcc 13")
-    assert build.compiler().path == str(tmp_path / "gcc")
+    assert compilers.compiler().path == str(tmp_path / "gcc")
     monkeypatch.setenv("REFSTACK_CC", "/nonexistent")
     with pytest.raises(BackendUnavailable, match=r"looked for: \$REFSTACK_CC=/nonexistent\).*numpy backend"):
         build.library([])
@@ -100,12 +100,12 @@ def test_refused_and_malformed_flags(monkeypatch: pytest.MonkeyPatch, answer: Pa
                 build.library([answer])
             assert f"{flag} is refused" in build.build_report()["compiler"]
     with pytest.raises(UsageError, match="compiler flag -Ofast, -ffast-math is refused"):
-        build.flags(build.compiler(), extra_flags=["-ffast-math", "-g", "-Ofast"])
+        compilers.flags(compilers.compiler(), extra_flags=["-ffast-math", "-g", "-Ofast"])
     monkeypatch.setenv("REFSTACK_CFLAGS", "-DX='")
     with pytest.raises(UsageError, match="cannot be split into flags"):
         build.library([answer])
     with pytest.raises(UsageError, match="build variant is 'quick', known are release, sanitize"):
-        build.flags(build.Compiler("", "", "gcc"), "quick")
+        compilers.flags(compilers.Compiler("", "", "gcc"), "quick")
 
 
 LACKS = [
@@ -158,9 +158,9 @@ def test_sanitized_library_needs_its_runtime_and_then_catches(tmp_path: Path) ->
 
 
 def test_clang_needs_its_own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Path) -> None:
-    clang = build.Compiler("", "", "clang")
-    assert "-shared-libsan" in build.flags(clang, "sanitize")
-    assert "-shared-libsan" not in build.flags(clang) + build.flags(build.Compiler("", "", "gcc"), "sanitize")
+    clang, gcc = (compilers.Compiler("", "", kind) for kind in ("clang", "gcc"))
+    assert "-shared-libsan" in compilers.flags(clang, "sanitize")
+    assert "-shared-libsan" not in compilers.flags(clang) + compilers.flags(gcc, "sanitize")
     monkeypatch.setenv("REFSTACK_CC", str(wrapper(tmp_path / "clang", "", version="echo clang")))
     runtime = f"libclang_rt.asan-{platform.machine()}.so"
     with pytest.raises(
@@ -178,8 +178,8 @@ def test_cpu_features_are_stable_and_tell_processors_apart(processor: str, told:
     def features(clock: int, sets: str) -> str:
         text = f"{processor.format(clock, sets)}\n{processor.format(0, 'other')}extra\n"
         (tmp_path / "cpuinfo").write_bytes(text.encode("latin-1"))
-        return build.cpu_features(tmp_path / "cpuinfo")
+        return compilers.cpu_features(tmp_path / "cpuinfo")
 
     assert features(1000, "fma avx2 sse") == f"{platform.machine()} {told} avx2 fma sse"
     assert features(1000, "fma avx2 sse") == features(2345, "sse avx2 fma") != features(1000, "sse avx2 fma avx512f")
-    assert build.cpu_features(tmp_path / "none") == platform.machine()
+    assert compilers.cpu_features(tmp_path / "none") == platform.machine()

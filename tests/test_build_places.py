@@ -15,6 +15,7 @@ from building import ANSWER, entries, failing, fresh, wrapper, write
 from files import small_files
 
 from refstack.backends import build
+from refstack.backends.cache_folder import _discard, cache_dir
 from refstack.errors import ResourceError
 
 pytestmark, cache, answer = building.pytestmark, building.cache, building.answer
@@ -27,14 +28,14 @@ def test_where_the_cache_is(variable: str, below: str, tmp_path: Path, monkeypat
     for name in ("REFSTACK_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path / "not" / "yet"))
-    assert build.cache_dir() == tmp_path / "not" / "yet" / below
-    assert build.cache_dir().is_dir()
+    assert cache_dir() == tmp_path / "not" / "yet" / below
+    assert cache_dir().is_dir()
 
 
 def test_others_may_read_the_cache(cache: Path) -> None:
     cache.mkdir()
     cache.chmod(0o755)
-    assert build.cache_dir() == cache
+    assert cache_dir() == cache
 
 
 Spoil = Callable[[Path, pytest.MonkeyPatch], object]
@@ -61,7 +62,7 @@ def test_unusable_cache_falls_back_to_a_private_folder(
     UNUSABLE[reason](cache, monkeypatch)
     advice = "compiled kernels last for this process only; set REFSTACK_CACHE_DIR to a folder of your own"
     with pytest.warns(RuntimeWarning, match=f"^(cache folder {cache}(/deeper)? )?{reason}: {advice}$"):
-        folder = build.cache_dir()
+        folder = cache_dir()
     assert build.library([answer]).answer() == 42  # and no second warning: warnings are errors here
     assert (len(entries(folder)), entries(cache)) == (1, [])
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -83,9 +84,9 @@ def test_private_folder_outlives_the_process_only_for_a_log(text: str, cache: Pa
 )
 def test_what_is_left_of_a_private_folder(owner: int, inside: str, left: bool, tmp_path: Path) -> None:
     (tmp_path / "private" / inside).mkdir(parents=True)
-    build._discard(tmp_path / "private", os.getpid() + owner)
+    _discard(tmp_path / "private", os.getpid() + owner)
     assert (tmp_path / "private").exists() is left
-    build._discard(tmp_path / "gone", os.getpid())  # nothing to say at exit
+    _discard(tmp_path / "gone", os.getpid())  # nothing to say at exit
 
 
 def test_no_room_for_a_private_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +96,7 @@ def test_no_room_for_a_private_folder(cache: Path, monkeypatch: pytest.MonkeyPat
         f"^cache folder {cache} cannot be made .*, and no temporary folder can be made: .*Not a dir.*; free some space$"
     )
     with pytest.raises(ResourceError, match=told):
-        build.cache_dir()
+        cache_dir()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import files
 import numpy as np
 import pytest
 from files import WANTED, every, pack, refuse, small_files, unpack
@@ -19,12 +20,7 @@ from refstack.graph import INPUT, Graph, Node
 from refstack.models import MODELS
 from refstack.models.zoo import draw
 
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    path = tmp_path / "every.safetensors"
-    checkpoint.save(every(), path)
-    return path
+saved = files.saved
 
 
 # What is saved comes back

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cross.verify import Remote, check, lent
 
-from refstack.backends import build, openmp
+from refstack.backends import compilers, openmp
 from refstack.kernels import Kernel
 from refstack.verification.verdicts import verdict
 
@@ -23,7 +23,7 @@ def remote(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if reason := openmp.unavailable():
         pytest.skip(f"openmp: {reason}")
     cc, run = TOOLS[request.param]
-    cc = cc or build.compiler().path
+    cc = cc or compilers.compiler().path
     missing = [tool for tool in (cc, run) if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} is not installed (apt install gcc-aarch64-linux-gnu qemu-user)")
@@ -86,7 +86,7 @@ def test_sums_that_saturate_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (text.count(mark), text.count(whole)) == (1, 1)
     header.write_text(text.replace(whole, pairs).replace(mark, SATURATING + mark))
     monkeypatch.setattr(openmp, "sources", lambda: tmp_path / "openmp")
-    made = Remote(tmp_path, build.compiler().path, "env", QUICKLY)
+    made = Remote(tmp_path, compilers.compiler().path, "env", QUICKLY)
     try:
         with lent(made):
             for name in ("conv2d.int8.openmp.blocked", "linear.int8.openmp.blocked"):

@@ -14,7 +14,7 @@ from strategies import Drawn
 from refstack import ops
 from refstack.errors import ShapeError, UsageError
 from refstack.ops import OPS, Op, Shape, output_size
-from refstack.verification import cases
+from refstack.verification import families
 
 sizes = st.integers(0, 12)
 
@@ -35,7 +35,7 @@ def test_output_size(size: int, window: int, stride: int, before: int, after: in
 @given(st.data())
 def test_conv2d_shape_and_macs(data: st.DataObject) -> None:
     """The output's shape by the oracle's convolution of ones, multiply-adds by counting what it would add."""
-    op, ((n, c, h, w),) = cases.conv_general(Drawn(data.draw), (2,))
+    op, ((n, c, h, w),) = families.conv_general(Drawn(data.draw), (2,))
     assert isinstance(op, ops.Conv2d)
     (r, s), (top, left, bottom, right) = op.kernel, op.padding
     p = oracle.count_positions(h, r, op.stride[0], top, bottom, op.dilation[0])
@@ -155,7 +155,7 @@ def test_every_op_is_listed_under_its_name() -> None:
 
 def test_every_op_is_drawn() -> None:
     """A new layer without a drawing would go untested."""
-    assert set(cases.FAMILIES) == {*OPS, "reorder"}
+    assert set(families.FAMILIES) == {*OPS, "reorder"}
 
 
 def test_ops_are_values() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from refstack.backends import build, openmp, plugin
+from refstack.backends import compilers, openmp, plugin
 from refstack.cli import app
 from refstack.errors import UsageError
 from refstack.verification import Verdict, examiner, verify
@@ -104,7 +104,7 @@ def test_fast_math(tmp_path: Path) -> None:
     found = judged(path)
     assert found.state == "FAIL"
     assert "compiler flag -ffast-math is refused" in found.reason
-    compiler = build.compiler()
+    compiler = compilers.compiler()
     if compiler.kind != "gcc":
         pytest.skip("only gcc's -ffast-math changes the mode of a process that loads the library")
     include = f"-I{openmp.sources()}"

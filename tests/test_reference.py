@@ -20,7 +20,8 @@ from refstack.formats import FORMATS, Array, Csr, Dense, Int8, Quant, Ternary, W
 from refstack.graph import Graph, Node
 from refstack.reference import conv, layer, pool, run, trace
 from refstack.reference.window import windows
-from refstack.verification.cases import FAMILIES, Problem, Seeded
+from refstack.verification.cases import Problem, Seeded
+from refstack.verification.families import FAMILIES
 from refstack.verification.fills import fills, inputs_of, node_of, problem_of
 
 KINDS = [("conv2d", format) for format in FORMATS] + [("linear", format) for format in FORMATS]

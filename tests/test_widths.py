@@ -12,7 +12,7 @@ import pytest
 from commands import refstack_command
 
 from refstack.backends import openmp
-from refstack.backends.build import cpu_features
+from refstack.backends.compilers import cpu_features
 from refstack.benchmark import worker
 
 BUILDS = {

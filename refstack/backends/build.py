@@ -11,7 +11,6 @@ checked and synced: processes that race replace an entry by an equal one, and a 
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hashlib
 import os
@@ -20,7 +19,6 @@ import re
 import shlex
 import shutil
 import signal
-import stat
 import tempfile
 import time
 import warnings
@@ -29,13 +27,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, Popen, SubprocessError, TimeoutExpired, check_output
+from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, Popen, TimeoutExpired
 
-import platformdirs
 from filelock import FileLock
 
+from refstack.backends.cache_folder import cache_dir
+from refstack.backends.compilers import PLAIN, Compiler, compiler, cpu_features, flags
 from refstack.errors import BackendUnavailable, CompileError, RefstackError, ResourceError, UsageError
 
 ABI = 1  # raise it when a compiled library changes its meaning with its sources unchanged
@@ -43,13 +41,6 @@ TIMEOUT_S, STALE_S = 120.0, 3600.0
 MAGIC = b"refstack"
 SEAL_BYTES = len(MAGIC) + hashlib.sha256().digest_size
 BUILD_FILE = "rs_build.c"
-PLAIN = {"LC_ALL": "C", "LD_PRELOAD": ""}  # English messages, and no sanitizer that watches the compiler
-COMMON = ("-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-std=gnu11", "-shared", "-fPIC")
-VARIANTS = {
-    "release": ("-O3", "-march=native"),
-    "sanitize": ("-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
-}
-REFUSED = {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-ffinite-math-only", "-fassociative-math"}
 # A flag that a compiler may lack, and what it or the linker then says. The flag or the library must be named: to drop
 # -fopenmp because a message speaks of OpenMP would hide a wrong pragma behind a serial library.
 DROPPABLE = {
@@ -60,15 +51,6 @@ DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too la
 
 Done = CompletedProcess[str]
 _loaded: dict[str, ctypes.CDLL] = {}
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """path as found, version = first line of --version, kind = "gcc" or "clang"."""
-
-    path: str
-    version: str
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -85,120 +67,6 @@ class _Recipe:
         program = (os.path.realpath(self.compiler.path), self.compiler.version)
         facts = (ABI, self.flags, self.sources, self.files, program, cpu_features(), platform.libc_ver())
         return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def compiler() -> Compiler:
-    """First of gcc, clang, cc that answers --version; only $REFSTACK_CC when that is set.
-
-    Raises      BackendUnavailable    there is none
-    """
-    wanted = os.environ.get("REFSTACK_CC")
-    for name in [wanted] if wanted else ["gcc", "clang", "cc"]:
-        path = shutil.which(name)
-        found = _probe(os.path.abspath(path), os.stat(path).st_mtime_ns) if path else None
-        if found:
-            return found
-    looked_for = f"$REFSTACK_CC={wanted}" if wanted else "$REFSTACK_CC, gcc, clang, cc"
-    raise BackendUnavailable(f"no C compiler found (looked for: {looked_for}); install one or use the numpy backend")
-
-
-@cache
-def _probe(path: str, mtime_ns: int) -> Compiler | None:
-    """What `path --version` says; mtime_ns makes an upgraded compiler a new question."""
-    try:
-        answer = check_output([path, "--version"], stderr=DEVNULL, timeout=10, env=os.environ | PLAIN)
-    except (OSError, SubprocessError):
-        return None
-    text = answer.decode(errors="replace")
-    return Compiler(path, text.partition("\n")[0], "clang" if "clang" in text.lower() else "gcc") if text else None
-
-
-def flags(compiler: Compiler, variant: str = "release", extra_flags: Sequence[str] = ()) -> tuple[str, ...]:
-    """Flags of a variant ("release" or "sanitize"), then extra_flags, then those of $REFSTACK_CFLAGS.
-
-    Raises      UsageError    an unknown variant, or a flag that would break the numeric contract
-    Numerics    a*b + c may become one fma (-ffp-contract=fast); NaN, Inf and the order of sums stay as written
-    """
-    if variant not in VARIANTS:
-        raise UsageError(f"build variant is {variant!r}, known are {', '.join(VARIANTS)}")
-    # gcc 12 takes Zen 4 for Zen 3, and that tuning halves the speed of chains of fma.
-    tune = ("-mtune=generic",) if compiler.kind == "gcc" else ()
-    # gcc links the shared sanitizer runtime anyway; clang would leave it out of a shared library.
-    runtime = ("-shared-libsan",) if variant == "sanitize" and compiler.kind == "clang" else ()
-    asked = os.environ.get("REFSTACK_CFLAGS", "")
-    try:
-        chosen = (*VARIANTS[variant], *tune, *COMMON, *runtime, *extra_flags, *shlex.split(asked))
-    except ValueError as error:
-        raise UsageError(f"REFSTACK_CFLAGS={asked!r} cannot be split into flags: {error}") from error
-    if refused := sorted(REFUSED.intersection(chosen)):
-        raise UsageError(
-            f"compiler flag {', '.join(refused)} is refused: it reorders sums and ignores NaN, so that no error bound "
-            f"holds; remove it (REFSTACK_CFLAGS={asked!r})"
-        )
-    return chosen
-
-
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What -march=native depends on: machine, model of the first processor and its instruction sets, sorted."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.machine()
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    identity = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU architecture", "CPU part")
-    sets = sorted(f"{fields.get('flags', '')} {fields.get('Features', '')}".split())
-    return " ".join([platform.machine(), *(fields[name] for name in identity if name in fields), *sets])
-
-
-def cache_dir() -> Path:
-    """$REFSTACK_CACHE_DIR, else the user's cache folder / refstack, made with mode 0700 and checked.
-
-    A folder that another user could write to, or that cannot be written to, is replaced for the life of this process
-    by a private temporary one, with a warning. It is removed at exit unless it holds the log of a failed build.
-
-    Raises      ResourceError    there is no room for a temporary folder either
-    """
-    asked = os.environ.get("REFSTACK_CACHE_DIR")
-    if not (asked or os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME")):
-        return _private_folder("HOME is not set")
-    folder = Path(asked) if asked else platformdirs.user_cache_path("refstack")
-    reason = _unusable(folder.absolute())
-    return _private_folder(f"cache folder {folder} {reason}") if reason else folder.absolute()
-
-
-def _unusable(folder: Path) -> str | None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-        mounted = os.statvfs(folder).f_flag
-    except OSError as error:
-        return f"cannot be made ({error.strerror})"
-    if not stat.S_ISDIR(status.st_mode):
-        return "is a symbolic link"
-    if status.st_uid != os.geteuid():
-        return f"belongs to user {status.st_uid}, not {os.geteuid()}"
-    if status.st_mode & 0o022:
-        return f"may be written to by others (mode {stat.S_IMODE(status.st_mode):04o})"
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return "is read-only"
-    return "is mounted noexec" if mounted & os.ST_NOEXEC else None
-
-
-@cache
-def _private_folder(reason: str) -> Path:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="refstack-"))
-    except OSError as error:
-        raise ResourceError(f"{reason}, and no temporary folder can be made: {error}; free some space") from error
-    atexit.register(_discard, folder, os.getpid())
-    text = f"{reason}: compiled kernels last for this process only; set REFSTACK_CACHE_DIR to a folder of your own"
-    warnings.warn(text, RuntimeWarning, stacklevel=4)
-    return folder
-
-
-def _discard(folder: Path, pid: int) -> None:
-    if os.getpid() == pid and not (folder / "failed").exists():  # a forked child leaves its parent's folder alone
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def library(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from refstack.backends import clblast
-from refstack.backends.build import cache_dir
+from refstack.backends.cache_folder import cache_dir
 from refstack.backends.clblast.products import NAMES as PARAMETERS
 from refstack.backends.clblast.products import Setting
 from refstack.backends.opencl import devices

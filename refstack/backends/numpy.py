@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController, threadpool_info
 
 from refstack.backends import Step
-from refstack.backends.build import cpu_features
+from refstack.backends.compilers import cpu_features
 from refstack.formats import FORMATS, Array
 from refstack.kernels import Kernel, Reorder, from_nchw, to_nchw
 from refstack.ops import OPS

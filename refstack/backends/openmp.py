@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from refstack.backends import Step, build, openmp_rows
+from refstack.backends import Step, build, compilers, openmp_rows
 from refstack.errors import BackendUnavailable
 from refstack.formats import Array
 from refstack.kernels import Kernel, Reorder, layout_block, of_images
@@ -57,7 +57,7 @@ class Entry(ctypes.Structure):
 def unavailable() -> str | None:
     """None, or that there is no C compiler. Compiles nothing."""
     try:
-        build.compiler()
+        compilers.compiler()
     except BackendUnavailable as error:
         return str(error)
     return None

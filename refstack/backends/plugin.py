@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from refstack.backends import Step, build, openmp, packing
-from refstack.backends.openmp_rows import depthwise, one_group
+from refstack.backends.needs import depthwise, one_group
 from refstack.errors import UsageError
 from refstack.formats import FORMATS, Array
 from refstack.kernels import Case, Kernel, Need

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from refstack.backends import device
-from refstack.backends.build import cache_dir
+from refstack.backends.cache_folder import cache_dir
 from refstack.benchmark import machine
 from refstack.container import write_bytes
 from refstack.errors import UsageError

@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 
 import refstack
-from refstack.backends.build import build_report, cpu_features
+from refstack.backends.build import build_report
+from refstack.backends.compilers import cpu_features
 from refstack.backends.numpy import blas
 from refstack.verification.records import code_sha256
 

@@ -24,8 +24,9 @@ from refstack.formats import INTEGER, Array
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel, Reorder, case_of, from_nchw, layout_shape, to_nchw
 from refstack.memory import ALIGNMENT
-from refstack.verification.cases import BLOCKS, FAMILIES, Choose, First, Problem, Seeded
+from refstack.verification.cases import BLOCKS, Choose, First, Problem, Seeded
 from refstack.verification.choices import Recorder
+from refstack.verification.families import FAMILIES
 from refstack.verification.fills import INDEPENDENT, WEIGHTED, fills, inputs_of, is_exact, node_of, problem_of
 
 POISON = (0xFF, 0x55)

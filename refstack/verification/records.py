@@ -28,7 +28,7 @@ from filelock import FileLock
 
 import refstack
 from refstack.backends import NAMES, backend, openmp
-from refstack.backends.build import cache_dir
+from refstack.backends.cache_folder import cache_dir
 
 if TYPE_CHECKING:
     from refstack.verification.verdicts import Verdict

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from refstack.backends import Step, openmp, openmp_rows
-from refstack.backends.build import COMMON
+from refstack.backends.compilers import COMMON
 from refstack.kernels import Kernel
 from refstack.verification.verdicts import Verdict, verdict
 

@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from mutation.tree import NOT_KERNELS, ROOT, C, environment
-from refstack.backends import build
+from refstack.backends import compilers
 
 COMPILER = '#!/bin/sh\n"{compiler}" "$@"\nstatus=$?\ncp -- *.gcno "{folder}" 2>/dev/null\nexit $status\n'
 EXAMINE = """
@@ -39,7 +39,7 @@ def unreached(examples: int = 60, seed: int = 0) -> dict[str, dict[str, list[int
     with tempfile.TemporaryDirectory(prefix="refstack-coverage-") as made:
         folder = Path(made)
         wrapper = folder / "cc"
-        wrapper.write_text(COMPILER.format(compiler=build.compiler().path, folder=folder))
+        wrapper.write_text(COMPILER.format(compiler=compilers.compiler().path, folder=folder))
         wrapper.chmod(0o755)
         env = environment(ROOT, "-O0 --coverage -fprofile-update=atomic") | {
             "REFSTACK_CC": str(wrapper), "REFSTACK_CACHE_DIR": str(folder / "cache"),

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from refstack.backends import build
+from refstack.backends import compilers
 
 ROOT = Path(__file__).resolve().parents[2]
 C = "accel/openmp"
@@ -114,11 +114,11 @@ def tree(change: Change, sources: Sequence[str] | None = None) -> Iterator[Path]
 @cache
 def sanitized() -> tuple[str, dict[str, str]]:
     """Compiler flags and environment under which ASan and UBSan watch the kernels; Python's own leaks are not told."""
-    chosen = build.compiler()
+    chosen = compilers.compiler()
     name = "libasan.so" if chosen.kind == "gcc" else f"libclang_rt.asan-{platform.machine()}.so"
     runtime = subprocess.check_output([chosen.path, f"-print-file-name={name}"], text=True).strip()
     watched = {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
-    return " ".join(build.VARIANTS["sanitize"]), watched
+    return " ".join(compilers.VARIANTS["sanitize"]), watched
 
 
 def environment(folder: Path, flags: str) -> dict[str, str]:

@@ -24,9 +24,9 @@ from refstack.backends.clblast.products import (
     product,
     sizes,
 )
+from refstack.backends.needs import one_group
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.segment import LEAST, Launch, Runtime, runtime
-from refstack.backends.openmp_rows import one_group
 from refstack.graph import Node
 from refstack.kernels import Case, Kernel
 from refstack.ops import Conv2d

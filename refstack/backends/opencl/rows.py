@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 from refstack.backends import packing, packing_sparse
+from refstack.backends.needs import between
 from refstack.backends.opencl import rows_cpu
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.rows_cpu_plain import doubles
 from refstack.backends.opencl.rows_gpu import rows_gpu
 from refstack.backends.opencl.segment import Launch
-from refstack.backends.openmp_rows import between
 from refstack.kernels import Case, Kernel, Reorder, layout_block, layout_shape
 
 GROUP = 64

@@ -7,14 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from refstack.backends import packing, packing_sparse
-from refstack.backends.opencl import packing_cpu
-from refstack.backends.opencl.devices import Device
-from refstack.backends.opencl.lanes_cpu import LANES, Pack, Size, V, alone, blocks, groups, phases, row
-from refstack.backends.opencl.rows_cpu_int8 import int8, ternary8
-from refstack.backends.opencl.rows_cpu_plain import plain
-from refstack.backends.opencl.segment import runtime
-from refstack.backends.opencl.tiles_cpu import DENSE, HALF, TERNARY, blocked, depthwise, small_maps
-from refstack.backends.openmp_rows import (
+from refstack.backends.needs import (
     channels_at_least,
     density_at_most,
     one_group,
@@ -23,6 +16,13 @@ from refstack.backends.openmp_rows import (
     tiles_at_least,
     window_3x3,
 )
+from refstack.backends.opencl import packing_cpu
+from refstack.backends.opencl.devices import Device
+from refstack.backends.opencl.lanes_cpu import LANES, Pack, Size, V, alone, blocks, groups, phases, row
+from refstack.backends.opencl.rows_cpu_int8 import int8, ternary8
+from refstack.backends.opencl.rows_cpu_plain import plain
+from refstack.backends.opencl.segment import runtime
+from refstack.backends.opencl.tiles_cpu import DENSE, HALF, TERNARY, blocked, depthwise, small_maps
 from refstack.kernels import Case, Kernel, Need
 from refstack.winograd import F2, F4
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from refstack.backends import packing
+from refstack.backends.needs import between, image
 from refstack.backends.opencl.devices import Device
 from refstack.backends.opencl.lanes_cpu import LANES, Pack, Size, V, alone, blocks, row
-from refstack.backends.openmp_rows import between, image
 from refstack.kernels import Case, Kernel, Need
 
 PIECE = 1024

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from refstack.backends import packing
+from refstack.backends.needs import channels_below, one_group, small_map
+from refstack.backends.needs import depthwise as one_filter_a_channel
 from refstack.backends.opencl.lanes_cpu import LANES, Pack, V, alone, blocks, conv, groups, phases, row
-from refstack.backends.openmp_rows import channels_below, one_group, small_map
-from refstack.backends.openmp_rows import depthwise as one_filter_a_channel
 from refstack.kernels import Case, Kernel
 
 DENSE, HALF, TERNARY = 0, 1, 2
