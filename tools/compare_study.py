@@ -25,6 +25,7 @@ from refstack.benchmark.rows import Row
 from refstack.results import compare, load
 from refstack.results.cells import title
 from refstack.results.comparing import Comparison
+from refstack.results.intervals import blocks, clocked
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOWER = """
@@ -108,8 +109,8 @@ def main() -> None:
     print(f"same build: {wrong} of {asked.repeats} comparisons with a better or worse")
     print(f"{asked.kernel} slowed by {asked.slower:g} %: found in {found} of {asked.repeats}")
     for cell in zip(*runs, strict=True):
-        for word, q in (("median", 0.5), ("lower quartile", 0.25)):
-            logs = [np.log(np.quantile(row["samples_ns"], q)) for row in cell]
+        for word, q, cut in (("median", 0.5, blocks), ("quartile", 0.25, blocks), ("at one clock", 0.25, clocked)):
+            logs = [np.log(np.quantile(np.concatenate(cut(row)), q)) for row in cell]
             print(f"{title(cell[0])}: {word} from run to run {np.std(logs, ddof=1):.1%}")
 
 

@@ -22,6 +22,11 @@ MOST_MACS = 2**20
 """Multiply-adds of the largest drawn layer, about: keeps a problem in the milliseconds."""
 
 
+def lanes(blocks: Blocks) -> int:
+    """Numbers in a vector: 16 at most, whatever block a library's row names first."""
+    return min(blocks[0], 16)
+
+
 def conv_general(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Any window, stride, padding, dilation and groups."""
     kernel, stride, dilation = pair(choose, 1, 4), pair(choose, 1, 3), pair(choose, 1, 3)
@@ -62,6 +67,7 @@ def conv_wide(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     k = choose.integer(3, 6) * lane + choose.integer(-1, 1)
     c = choose.among((1, 3, 4, lane, lane + 1))
     p, q = choose.integer(1, 3), choose.among((1, 2, 3, 5, 6, 13))
+    c = min(c, max(1, 4 * MOST_MACS // (k * r * r * p * q)))
     h, w, padding = square_plane(choose, p, q, r, st)
     return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, 1, activation(choose)), ((1, c, h, w),)
 
@@ -76,7 +82,7 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_tiles(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """3x3 at stride 1 with enough channels and pixels for algorithms that work on tiles of outputs."""
-    lane, n = min(blocks[0], 16), choose.integer(1, 3)
+    lane, n = lanes(blocks), choose.integer(1, 3)
     c, k = (choose.integer(1, 3) * lane + choose.integer(0, 2) for _ in range(2))
     p, q = choose.integer(3, 14), choose.integer(3, 14)
     h, w, padding = square_plane(choose, p, q, 3, 1)
@@ -85,7 +91,7 @@ def conv_tiles(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Many images of small maps, for kernels whose vectors are images."""
-    lane, r, st = blocks[0], choose.among((3, 3, 3, 1)), choose.among((1, 1, 2))
+    lane, r, st = lanes(blocks), choose.among((3, 3, 3, 1)), choose.among((1, 1, 2))
     n = choose.among((lane, lane - 1, 2 * lane, 4 * lane + 1))
     p, q = (2, 2) if choose.integer(0, 1) else (choose.integer(1, 5), choose.integer(1, 5))
     c, k = (lane + extra for extra in sizes(choose, blocks, 2, max(1, MOST_MACS // (n * p * q * r * r))))
@@ -95,11 +101,12 @@ def conv_images(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def conv_beside(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Whole vectors of images: of few channels, with a filter for every channel, or long rows of many channels."""
-    n, r, st = blocks[0] * choose.integer(1, 2), choose.among((3, 3, 1)), choose.integer(1, 2)
-    c, p, q = choose.integer(1, max(1, blocks[0] - 1)), choose.integer(1, 6), choose.integer(1, 11)
-    k, groups = (c, c) if choose.integer(0, 1) else (choose.integer(1, 2 * blocks[0]), 1)
+    lane = lanes(blocks)
+    n, r, st = lane * choose.integer(1, 2), choose.among((3, 3, 1)), choose.integer(1, 2)
+    c, p, q = choose.integer(1, max(1, lane - 1)), choose.integer(1, 6), choose.integer(1, 11)
+    k, groups = (c, c) if choose.integer(0, 1) else (choose.integer(1, 2 * lane), 1)
     if choose.integer(0, 2) == 0:
-        n, c, p, q, k, groups = blocks[0], 2 * blocks[0] + choose.integer(1, 9), choose.integer(1, 3), 8 + q, 3, 1
+        n, c, p, q, k, groups = lane, 2 * lane + choose.integer(1, 9), choose.integer(1, 3), 8 + q, 3, 1
     h, w, padding = square_plane(choose, p, q, r, st)
     return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, groups, activation(choose)), ((n, c, h, w),)
 
