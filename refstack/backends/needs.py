@@ -103,6 +103,13 @@ def density_at_most(most: float) -> Need:
     return need
 
 
+def density_at_least(least: float) -> Need:
+    def need(case: Case) -> str | None:
+        return None if case.density >= least else f"density is {case.density:.2f}, this kernel is for at least {least}"
+
+    return need
+
+
 def columns_at_least(v: int, least: float) -> Need:
     """Columns (image, pixel), of which that share of the last vector's lanes must be used."""
 
