@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -60,8 +61,10 @@ def test_kernel(row: Kernel) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_kernel_with_every_fill(row: Kernel) -> None:
     """Each fill once with 1, 2 and 3 threads, without leaving it to chance."""
-    drawn = seeded(row, len(fills(row.op, row.format)), seed=1)
-    assert {problem.fill for problem in drawn} == set(fills(row.op, row.format))
+    drawn, wanted = seeded(row, len(fills(row.op, row.format)), seed=1), set(fills(row.op, row.format))
+    if row.refusal(replace(drawn[0].case, density=0.0)):  # impulses are one weight a filter
+        wanted -= {"impulse"}
+    assert {problem.fill for problem in drawn} == wanted
     for problem in drawn:
         outcome = examine(row, problem)
         assert not outcome.problem, f"{row.name} on {problem}: {outcome.problem}"

@@ -17,8 +17,8 @@
    Reads      x nchw;  bias (k,);  ends int32 (blocks*k + 1,): visit i in channel block b has the stored weights from
               ends[b*k + i] to ends[b*k + i + 1];  offsets uint16 (nnz,);  values float32 (nnz,), or
               middles int32 (blocks*k,): the end of each visit's positive taps;
-              sizes int64 {channels of a block, filters in a group, rows, numbers of a channel's planes, whether the
-              image has that form};  filters int32 (blocks*k,): whose visit it is, within groups in any order;
+              sizes int64 {channels of a block, rows, numbers of a channel's planes, whether the image has that
+              form};  filters int32 (blocks*k,): whose visit it is, a block's in any order;
               where int32 (numbers of a channel's planes,): which number of a channel's image stands there, -1 none;
               -2 first where rows are wide enough to copy them;  scales float32 {positive, negative}
    Writes     y nchw
@@ -27,7 +27,8 @@
    Cost       n*p*q * nnz multiply-adds (or additions); loads of pixels bound it, one for each */
 #include "rs_cpu.cl"
 
-#define TILE 8 /* vectors of pixels */
+#define TILE 8     /* vectors of pixels */
+#define VISITS 256 /* chosen at once */
 #if TERNARY
 #define VALUES __global const int *middles
 #define SCALES __global const float *scales,
@@ -107,7 +108,7 @@ RS_INLINE void look_up(__global float *planes, __global const float *x, __global
 
 RS_ALONE planes(ARGUMENTS RS_WHICH) {
     const int c = rs_item(0), tile = rs_item(1), n = rs_item(2), tiles = rs_items(1);
-    const int rows = sizes[2], channel = sizes[3], top = tile * TILE * V / a.q;
+    const int rows = sizes[1], channel = sizes[2], top = tile * TILE * V / a.q;
     __global const float *end = x + a.n * a.c * a.h * a.w;
     scratch += ((n * tiles + tile) * a.c + c) * channel;
     x += (n * a.c + c) * a.h * a.w;
@@ -226,11 +227,20 @@ RS_INLINE void small(const rs_job *t) {
 }
 #endif
 
+/* Those of the visits from .. to - 1 whose filter is one of `each` from `least` on, without a branch to guess wrong. */
+RS_INLINE int choose(__global const int *filters, int from, int to, int least, int each, int *mine) {
+    int count = 0;
+    for (int i = from; i < to; i++) {
+        mine[count] = i;
+        count += (uint)(filters[i] - least) < (uint)each;
+    }
+    return count;
+}
+
 RS_ALONE conv(ARGUMENTS RS_WHICH) {
-    const int share = rs_ceil(rs_ceil(a.k, rs_items(0)), (int)sizes[1]) * (int)sizes[1];
-    const int first = rs_item(0) * share, last = min(a.k, first + share);
+    const int each = rs_ceil(a.k, rs_items(0)), least = rs_item(0) * each;
     const int tile = rs_item(1), tiles = rs_items(1), n = rs_item(2), pixels = a.p * a.q;
-    const int size = sizes[0], channel = sizes[3], direct = sizes[4], start = tile * TILE * V;
+    const int size = sizes[0], channel = sizes[2], direct = sizes[3], start = tile * TILE * V;
     const int left = min(TILE, rs_ceil(pixels, V) - tile * TILE);
     __global const float *planes = direct ? x + n * a.c * pixels + start
                                  : scratch + (n * tiles + tile) * a.c * channel + start % a.q;
@@ -242,25 +252,29 @@ RS_ALONE conv(ARGUMENTS RS_WHICH) {
 #endif
     for (int c = 0, entry = 0; c < a.c; c += size, entry += a.k) {
         t.first = c == 0, t.last = c + size >= a.c, t.planes = planes + c * channel;
-        for (int i = first; i < last; i++) {
-            const int k = filters[entry + i];
-            t.begin = ends[entry + i], t.end = ends[entry + i + 1], t.bias = bias[k];
+        for (int from = 0; from < a.k; from += VISITS) {
+            int mine[VISITS];
+            const int count = choose(filters + entry, from, min(a.k, from + VISITS), least, each, mine);
+            for (int i = 0; i < count; i++) {
+                const int visit = entry + mine[i], k = filters[visit];
+                t.begin = ends[visit], t.end = ends[visit + 1], t.bias = bias[k];
 #if TERNARY
-            t.middle = middles[entry + i];
+                t.middle = middles[visit];
 #endif
-            t.y = y + (n * a.k + k) * pixels + start;
-            int pixel = 0;
+                t.y = y + (n * a.k + k) * pixels + start;
+                int pixel = 0;
 #if !TERNARY
-            if (pixels == 4) {
-                small(&t);
-                continue;
-            }
+                if (pixels == 4) {
+                    small(&t);
+                    continue;
+                }
 #endif
-            if (left == TILE) filter(&t, 0, 8, 1);
-            else {
-                if (left & 4) filter(&t, pixel, 4, 2), pixel += 4 * V;
-                if (left & 2) filter(&t, pixel, 2, 4), pixel += 2 * V;
-                if (left & 1) filter(&t, pixel, 1, 4);
+                if (left == TILE) filter(&t, 0, 8, 1);
+                else {
+                    if (left & 4) filter(&t, pixel, 4, 2), pixel += 4 * V;
+                    if (left & 2) filter(&t, pixel, 2, 4), pixel += 2 * V;
+                    if (left & 1) filter(&t, pixel, 1, 4);
+                }
             }
         }
     }

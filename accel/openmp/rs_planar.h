@@ -6,10 +6,11 @@
        pack[0]   ends int32 (blocks*k + 1,): visit i in channel block b has the stored weights from ends[b*k + i] to
                  ends[b*k + i + 1]
        pack[1]   offsets uint16 (nnz,): where the pixels of a weight start in the planes of its block
-       pack[3]   int64 {channels in a block, filters in a group}
-       pack[4]   filters int32 (blocks*k,): whose visit it is. Each group's are in the order of their number of weights:
-                 small maps take few instructions a weight, and a loop whose end was guessed wrong costs as much as ten
-       Threads   (image, tile of pixels, chunk of filters) in that order; each makes its own planes */
+       pack[3]   int64 {channels in a block}
+       pack[4]   filters int32 (blocks*k,): whose visit it is. Those of a block are the first half of the filters', then
+                 the others', each in the order of their number of weights: small maps take few instructions a weight,
+                 and a loop whose end was guessed wrong costs as much as ten
+       Threads   (image, tile of pixels, share of the filters) in that order; each makes its own planes */
 #ifndef RS_PLANAR_H
 #define RS_PLANAR_H
 
@@ -40,39 +41,57 @@ RS_INLINE void rs_end(const rs_job *t, int64_t pixel, int i, const int T, rs_vec
     rs_store_some(t->y + pixel + i * RS_V, sum, i < T - 1 ? RS_V : rs_in_vector(t, pixel, i));
 }
 
+/* Those of the visits from .. to - 1 whose filter is one of `each` from `least` on. Without a branch, which would be
+   guessed wrong every other time. */
+enum { RS_VISITS = 256 };
+RS_INLINE int64_t rs_mine(const int32_t *filters, int64_t from, int64_t to, int64_t least, int64_t each,
+                          int32_t *mine) {
+    int64_t count = 0;
+    for (int64_t i = from; i < to; i++) {
+        mine[count] = (int32_t)i;
+        count += (uint32_t)filters[i] - (uint32_t)least < (uint32_t)each;
+    }
+    return count;
+}
+
 /* The whole layer, by functions for 8, 4, 2 and 1 vectors of pixels. */
 RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs_filter *two, rs_filter *one) {
     const int64_t pixels = a->p * a->q, vectors = rs_ceil(pixels, RS_V), tiles = rs_ceil(vectors, RS_TILE);
-    const int64_t *sizes = a->pack[3], size = sizes[0];
-    const int32_t *filters = a->pack[4];
+    const int64_t size = *(const int64_t *)a->pack[3];
     const rs_planes m = rs_planes_of(a);
-    /* one chunk of whole groups of filters for each thread where tiles alone do not share out evenly: every chunk makes
-       the planes anew. How filters are dealt out changes no sum. */
-    const int64_t chunks = a->n * tiles % rs_threads() ? rs_threads() : 1, whole = sizes[1];
-    const int64_t share = rs_ceil(rs_ceil(a->k, chunks), whole) * whole;
+    /* a share of the filters for each thread where tiles alone do not share out evenly: each makes the planes anew. How
+       filters are dealt out changes no sum. */
+    const int64_t shares = a->n * tiles % rs_threads() ? rs_threads() : 1, each = rs_ceil(a->k, shares);
+    int32_t mine[RS_VISITS];
     _Alignas(64) float buffer[RS_ROOM + (RS_TILE + 1) * RS_V];
 #pragma omp for collapse(3) schedule(static)
     for (int64_t n = 0; n < a->n; n++)
         for (int64_t tile = 0; tile < tiles; tile++)
-            for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            for (int64_t share = 0; share < shares; share++) {
                 const int64_t left = rs_min(RS_TILE, vectors - tile * RS_TILE), start = tile * RS_TILE * RS_V;
-                const int64_t row = m.direct ? 0 : start / a->q, k_end = rs_min(a->k, (chunk + 1) * share);
+                const int64_t row = m.direct ? 0 : start / a->q;
                 rs_job t = {.a = a, .pixels = pixels - start};
-                for (int64_t c = 0; c < a->c; c += size) {
-                    t.first = c == 0, t.last = c + size >= a->c;
-                    t.planes = rs_make_planes(a, &m, n, c, rs_min(a->c, c + size), row, buffer) + start - row * a->q;
-                    for (int64_t i = chunk * share; i < k_end; i++) {
-                        t.entry = c / size * a->k + i, t.k = filters[t.entry];
-                        t.y = (float *)a->y + (n * a->k + t.k) * pixels + start;
-                        int64_t pixel = 0;
-                        if (left == RS_TILE) eight(&t, pixel);
-                        else {
-                            if (left & 4) four(&t, pixel), pixel += 4 * RS_V;
-                            if (left & 2) two(&t, pixel), pixel += 2 * RS_V;
-                            if (left & 1) one(&t, pixel);
+                for (int64_t c = 0; c < a->c; c += size)
+                    for (int64_t from = 0, block = c / size * a->k; from < a->k; from += RS_VISITS) {
+                        const int32_t *filters = (const int32_t *)a->pack[4] + block;
+                        const int64_t to = rs_min(a->k, from + RS_VISITS);
+                        const int64_t count = rs_mine(filters, from, to, share * each, each, mine);
+                        t.first = c == 0, t.last = c + size >= a->c;
+                        if (from == 0)
+                            t.planes = rs_make_planes(a, &m, n, c, rs_min(a->c, c + size), row, buffer) + start -
+                                       row * a->q;
+                        for (int64_t i = 0; i < count; i++) {
+                            t.entry = block + mine[i], t.k = filters[mine[i]];
+                            t.y = (float *)a->y + (n * a->k + t.k) * pixels + start;
+                            int64_t pixel = 0;
+                            if (left == RS_TILE) eight(&t, pixel);
+                            else {
+                                if (left & 4) four(&t, pixel), pixel += 4 * RS_V;
+                                if (left & 2) two(&t, pixel), pixel += 2 * RS_V;
+                                if (left & 1) one(&t, pixel);
+                            }
                         }
                     }
-                }
             }
 }
 

@@ -1,14 +1,16 @@
 """What kernels need: predicates over a case that answer None, or the reason why not in plain words.
 
-A function that takes a number makes such a predicate; v is the number of float32 in a vector.
+A function that takes a number makes such a predicate; v is the number of float32 in a vector. `decoded` makes a row of
+another one that needs more.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from refstack.backends import packing, packing_sparse
-from refstack.kernels import Case, Need, Reorder
+from refstack.kernels import Case, Kernel, Need, Reorder
 from refstack.ops import Conv2d
 
 
@@ -213,3 +215,11 @@ def from_to(sources: tuple[str, ...], targets: tuple[str, ...]) -> Need:
         return f"layouts are {op.source} and {op.target}, this kernel goes from {wanted}"
 
     return need
+
+
+def decoded(row: Kernel) -> Kernel:
+    """Winograd for layers that kept too much to win by what is gone: zeros are multiplied, but a quarter as often.
+
+    Where more is gone the sparse row wins (docs/sparse.md), and beside its sums Winograd's errors would be too large.
+    """
+    return replace(row, format="csr", summary=f"{row.summary}; zeros, too", needs=(*row.needs, density_at_least(0.25)))

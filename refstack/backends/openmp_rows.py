@@ -17,7 +17,7 @@ from refstack.backends.needs import (
     channels_at_least,
     channels_below,
     columns_at_least,
-    density_at_least,
+    decoded,
     density_at_most,
     depthwise,
     from_to,
@@ -149,19 +149,10 @@ def _csr(v: int) -> tuple[Kernel, ...]:
         _row("conv2d.csr.columns", "conv2d_csr_columns", "vectors of columns (image, pixel), 1x1",
              needs=(one_group, columns_at_least(v, 0.25)), layouts=(f"nchw{v}c",) * 2,
              pack=partial(packing_images.csr_columns, v), blocks=(v, 4, 8)),
-        *(_decoded(v, m) for m in (4, 2)),
+        *(decoded(_winograd(v, m)) for m in (4, 2)),
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
              needs=(planes_fit(v),), pack=partial(packing_sparse.csr_planar, v), blocks=(v, 2, 4, 8)),
         _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing_sparse.csr_direct),
-    )  # fmt: skip
-
-
-def _decoded(v: int, m: int) -> Kernel:
-    """Layers that kept too much to win by what is gone: zeros are multiplied, but a quarter or half as often."""
-    row = _winograd(v, m)
-    return replace(
-        row, format="csr", summary=f"{row.summary}, of a layer that kept much",
-        needs=(*row.needs, density_at_least({4: 0.25, 2: 0.3}[m])),
     )  # fmt: skip
 
 

@@ -111,12 +111,12 @@ def sort_by_block(v: int, case: Case, rows: Array, columns: Array) -> tuple[Pack
     size = block_of_channels(v, case, columns.size)
     block, column = np.divmod(columns, size * taps)
     run = block * k + rows
-    group = max(16, k // 8)
     filters, blocks = np.tile(np.arange(k), -(-c // size)), np.repeat(np.arange(-(-c // size)), k)
-    order, filters, ends = by_count(run, filters, blocks * k + filters // group)
+    halves = filters // -(-k // 2)  # two threads read weights that follow each other; more skip some of them
+    order, filters, ends = by_count(run, filters, 2 * blocks + halves)
     offsets = Planes.of(v, case).offsets(column)[order].astype(np.uint16)
     return {
-        "ends": ends, "offsets": contiguous(offsets), "sizes": integers(size, group), "filters": filters,
+        "ends": ends, "offsets": contiguous(offsets), "sizes": integers(size), "filters": filters,
     }, order  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from refstack.backends import packing, packing_sparse
 from refstack.backends.needs import (
     channels_at_least,
+    decoded,
     density_at_most,
     one_group,
     pixels_at_most,
@@ -90,6 +91,7 @@ def _half() -> tuple[Kernel, ...]:
 def _csr() -> tuple[Kernel, ...]:
     linear = alone("linear_csr_cpu", "", lambda case: (-(-case.shape[1] // 16), case.shape[0]))
     return (
+        *(decoded(_winograd(m)) for m in (4, 2)),
         _sparse("conv2d.csr.planar", "up to 8 vectors of pixels for each stored weight", 0, packing_sparse.csr_planar),
         row("linear.csr.chains", linear, "a stored weight at a time, four sums", pack=packing_sparse.csr_linear,
             blocks=(4, 16)),
