@@ -4,7 +4,8 @@
 
 A layer's smallest weights are set to zero, the same layer is planned dense and as CSR by the registry's choice, both
 are checked, and then both are timed in turn, their own step alone: reorders between layouts are not counted. The ratio
-is the median over rounds of dense / csr; the density of ratio 1 lies on a straight line between its neighbours.
+is the median over rounds of dense / csr; the density of ratio 1 lies on a straight line between its neighbours. "=" is
+where the sparse layer runs on the dense kernel.
 `refstack report` draws the JSON file.
 """
 
@@ -105,14 +106,15 @@ def main() -> None:
             if word in seen:
                 continue
             seen.add(word)
-            ratios = {}
+            ratios, names = {}, [step.kernel.variant]
             for density in DENSITIES:
                 other, sparse = ready(recode(alone(node, x.shape, density), Csr), x, asked.threads)
-                ratios[density] = ratio(dense, sparse, asked.rounds)
-            kernels = step.kernel.variant, other.kernel.variant
-            told = " | ".join(f"{each:.2f}" for each in ratios.values())
-            print(f"| {model} {node.name} | `{word}` | {' | '.join(kernels)} | {told} | {even(ratios)} |", flush=True)
-            lines.append(line(model, node.name, word, kernels, ratios))
+                if other.kernel.variant != step.kernel.variant:
+                    ratios[density] = ratio(dense, sparse, asked.rounds)
+                    names.append(other.kernel.variant)
+            told = " | ".join(f"{ratios[each]:.2f}" if each in ratios else "=" for each in DENSITIES)
+            print(f"| {model} {node.name} | `{word}` | {' | '.join(names[:2])} | {told} | {even(ratios)} |", flush=True)
+            lines.append(line(model, node.name, word, (names[0], names[1]), ratios))
     roof = measure(asked.threads)
     print(f"\n{limits(roof)}")
     if asked.json:

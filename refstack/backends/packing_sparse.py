@@ -84,7 +84,8 @@ def block_of_channels(v: int, case: Case, nnz: int) -> int:
     than the buffer and offsets of 16 bits hold."""
     (_, c, _, _), (_, k, p, q) = case.inputs[0], case.shape
     planes = Planes.of(v, case)
-    cache = 2 * L1_BYTES if planes.unfolded else L1_BYTES  # where a weight is one load, visits cost more than late loads
+    # on a map of one vector, where a weight is one load, more visits cost more than loads from the second cache
+    cache = 2 * L1_BYTES if planes.unfolded else L1_BYTES
     fit = cache // planes.touched(min(TILE, -(-p * q // v)))
     most = min(c, planes.room // planes.channel)
     return min(most, max(1, fit, LEAST_RUN * k * c // max(1, nnz)))
