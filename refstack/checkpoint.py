@@ -22,6 +22,7 @@ import os
 import sys
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
@@ -46,6 +47,9 @@ MAX_WINDOW = 4096
 LARGEST = 2**31 - 1
 """Kernels index with int32: the bound of every integer, of every activation of one image, of every weight matrix."""
 WORDS = {int: f"int within {LARGEST}", float: "finite float", bool: "bool"}
+
+_hints = cache(typing.get_type_hints)
+"""Types of a class's fields; found anew for each node they would leave as much memory behind as a small plan takes."""
 
 
 def save(graph: Graph, path: str | os.PathLike[str], dtype: Dtype = "float32") -> None:
@@ -224,7 +228,7 @@ def _weight(node: str, entry: Any, tensors: dict[str, Array], op: Any) -> Weight
         raise FormatError(f"{where}: unknown format {got!r:.60}, wanted one of {', '.join(encodings)}")
     numbers = {key: value for key, value in entry.items() if key != "format"}
     kind = encodings[entry["format"]]
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     arrays: dict[str, Array] = {}
     for field in dataclasses.fields(kind):
         if hints[field.name] == Array:
@@ -280,7 +284,7 @@ def _name(value: Any, where: str) -> str:
 
 def _dataclass(cls: Any, values: Any, where: str, arrays: Mapping[str, Array] | None = None) -> Any:
     """An instance from JSON values, every field present, typed as declared, and none beside; `arrays` fill the rest."""
-    hints, arrays = typing.get_type_hints(cls), arrays or {}
+    hints, arrays = _hints(cls), arrays or {}
     names = [field.name for field in dataclasses.fields(cls) if field.name not in arrays]
     keys(values, set(names), where)
     typed = {name: _typed(values[name], hints[name], f"{where}: {name}") for name in names}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -292,10 +292,9 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Choice:
-    """The row that runs a case, why others were refused, and whether it was preferred to the first that can."""
+    """The row that runs a case, and whether it was preferred to the first that can."""
 
     kernel: Kernel
-    refusals: tuple[tuple[str, str], ...] = field(default=())
     tuned: bool = False
 
 
@@ -329,4 +328,4 @@ def select(case: Case, rows: Sequence[Kernel], preferred: str | None = None) -> 
             + '\n  try     add "numpy" to the backends'
         )  # fmt: skip
     kernel = next((row for row in able if row.name == preferred), able[0])
-    return Choice(kernel, tuple(refused), kernel is not able[0])
+    return Choice(kernel, kernel is not able[0])

@@ -58,7 +58,7 @@ class Plan:
     """A network ready to run on `batch` images with `threads` threads.
 
     steps           kernel calls in order, reorders included
-    choices         node name -> the kernel it got and why others were refused
+    choices         node name -> the kernel it got
     arena_bytes     activations and scratch          weight_bytes    packed weights
     lean            the network's own weights are gone where kernels have theirs: graph and steps lack them
     """
@@ -218,7 +218,7 @@ def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: se
     """A layer without weights is too cheap to reorder for: take its backend's row that reads what is there."""
     able, _ = candidates(case, kernels)
     same = [row for row in able if row.backend == choice.kernel.backend and row.layouts[0] in layouts]
-    return Choice(same[0], choice.refusals) if same else choice
+    return Choice(same[0]) if same else choice
 
 
 def _wanted(graph: Graph, problems: Mapping[str, Case], kernels: tuple[Kernel, ...]) -> dict[str, str]:
@@ -238,7 +238,7 @@ def _join(case: Case, choice: Choice, kernels: tuple[Kernel, ...], wanted: str |
     """A layer that is cheap beside the copy which its neighbour would need: the row that writes what that one reads."""
     able, _ = candidates(case, kernels)
     same = [row for row in able if row.joins and row.backend == choice.kernel.backend and row.layouts[1] == wanted]
-    return Choice(same[0], choice.refusals) if same else choice
+    return Choice(same[0]) if same else choice
 
 
 def _share(drafts: list[Draft], slots: list[Slot], output: Slot) -> None:

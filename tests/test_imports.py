@@ -28,7 +28,7 @@ ORDER = (
     ("planner",),
     ("backends",),
     ("contract",),
-    ("kernels", "memory", "worker"),
+    ("kernels", "memory", "worker", "yardstick"),
     ("compression",),
     ("models",),
     ("checkpoint",),

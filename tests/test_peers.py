@@ -168,7 +168,7 @@ def test_more_threads_than_asked_for_are_refused(
         with pytest.raises(CheckFailed, match=r"2\.9 processors were busy, 2 threads were asked for"):
             session.time(3, 0)
     else:
-        assert session.time(3, 0) == {"samples_ns": [10**9] * 3}
+        assert session.time(3, 0)["samples_ns"] == [10**9] * 3
 
 
 def test_what_is_not_here_or_cannot_is_a_row_that_says_why(

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from refstack.backends import Step, build, compilers, openmp_rows
 from refstack.errors import BackendUnavailable
 from refstack.formats import Array
@@ -109,13 +111,13 @@ def lower(
     """
     loaded = library()
     function = function or (lambda step: getattr(loaded, step.kernel.run))
-    table = (Entry * max(1, len(steps)))()
-    alive: list[Any] = [steps, table]  # ctypes does not keep what it points to
-    for entry, step in zip(table, steps, strict=False):
-        args, inputs, pack = _args(step)
-        alive += (args, inputs, pack)
-        entry.fn = ctypes.cast(function(step), ctypes.c_void_p)
-        entry.args = ctypes.addressof(args)
+    table, every = (Entry * max(1, len(steps)))(), (Args * max(1, len(steps)))()
+    alive: list[Any] = [steps, table, every]  # ctypes does not keep what it points to
+    for i, step in enumerate(steps):
+        every[i], pointers = _args(step)
+        alive.append(pointers)
+        table[i].fn = ctypes.cast(function(step), ctypes.c_void_p).value
+        table[i].args = ctypes.addressof(every[i])
     call, address, count = loaded.rs_run, ctypes.addressof(table), len(steps)
 
     def run(alive: list[Any] = alive) -> None:
@@ -124,18 +126,18 @@ def lower(
     return run
 
 
-def _args(step: Step) -> tuple[Args, Any, Any]:
+def _args(step: Step) -> tuple[Args, Array]:
+    """What a C function is given, and the pointers that it points to."""
     case, op, packed = step.case, step.case.op, dict(step.packed)
     bias = packed.pop("bias", None)
-    inputs = (ctypes.c_void_p * len(step.inputs))(*(x.ctypes.data for x in step.inputs))
-    pack = (ctypes.c_void_p * max(1, len(packed)))(*(array.ctypes.data for array in packed.values()))
+    pointers = np.array([array.ctypes.data for array in (*step.inputs, *packed.values())], np.uintp)
     (n, c, h, w), (_, k, p, q) = ((*shape, 1, 1)[:4] for shape in (case.inputs[0], case.shape))
     if of_images(step.kernel.layouts[0]):  # a block of images is one image of as many times the channels
         block = lanes(step.kernel.layouts[0])
         n, c, k = -(-n // block), c * block, k * block
     args = Args(
-        x=ctypes.addressof(inputs), y=step.output.ctypes.data, scratch=step.scratch.ctypes.data,
-        bias=None if bias is None else bias.ctypes.data, pack=ctypes.addressof(pack),
+        x=pointers.ctypes.data, y=step.output.ctypes.data, scratch=step.scratch.ctypes.data,
+        bias=None if bias is None else bias.ctypes.data, pack=pointers[len(step.inputs) :].ctypes.data,
         n=n, c=c, h=h, w=w, k=k, p=p, q=q, r=1, s=1, g=getattr(op, "groups", 1),
         activation=ACTIVATIONS[getattr(op, "activation", None)], inputs=len(step.inputs),
         itemsize=step.inputs[0].itemsize, to_int8=step.output.dtype == "int8",
@@ -146,7 +148,7 @@ def _args(step: Step) -> tuple[Args, Any, Any]:
         args.st[:], args.pd[:], args.dl[:] = op.stride, op.padding, op.dilation
     if isinstance(op, Reorder):
         args.x_block, args.y_block = lanes(op.source), lanes(op.target)
-    return args, inputs, pack
+    return args, pointers
 
 
 def lanes(layout: str) -> int:

@@ -12,7 +12,7 @@ from refstack.cli.options import Device, Format, Model, OneShot, Technique, Thre
 if TYPE_CHECKING:
     from refstack.backends import Step
     from refstack.benchmark.choices import Found
-    from refstack.kernels import Choice, Kernel
+    from refstack.kernels import Kernel
     from refstack.ops import Op
 
 
@@ -137,7 +137,7 @@ def explain(
     kernels = rows(used)
     kept = choices.kept(used[0], threads) if tuned else {}
     made = plan(graph, batch, used, threads, choices.better(kept))
-    found = [_explained(step, made.choices.get(step.node.name), kernels, kept) for step in made.steps]
+    found = [_explained(step, kernels, kept) for step in made.steps]
     show(found if format is View.json else [_shown(each) for each in found], format)
     say(
         f"{len(made.steps)} steps, segments: {len(made.segments)}; arena {made.arena_bytes / 1e6:.2f} MB, "
@@ -150,23 +150,26 @@ def explain(
         say("no times of this machine and build are kept: `refstack tune` measures them")
 
 
-def _explained(step: Step, choice: Choice | None, rows: Sequence[Kernel], kept: Mapping[str, Found]) -> dict[str, Any]:
+def _explained(step: Step, rows: Sequence[Kernel], kept: Mapping[str, Found]) -> dict[str, Any]:
     """One step; candidates are the rows of its backend that can run it, with us where they were measured. What tuning
     left out since it was wrong is refused."""
     from refstack.kernels import candidates
 
     case = step.case
     found = kept.get(case.word)
-    able = [row.name for row in candidates(case, rows)[0] if row.backend == step.kernel.backend]
+    able, refused = candidates(case, rows)
     return {
         "layer": step.node.name,
         "case": case.word,
         "kernel": step.kernel.name,
         "layouts": " > ".join(_layouts(step.kernel, step.node.op)),
-        "candidates": {name: found.times_us.get(name) if found else None for name in able},
+        "candidates": {
+            row.name: found.times_us.get(row.name) if found else None
+            for row in able
+            if row.backend == step.kernel.backend
+        },
         "refused": [
-            f"{name.rpartition('.')[2]}: {why}"
-            for name, why in (*(found.left_out.items() if found else ()), *(choice.refusals if choice else ()))
+            f"{name.rpartition('.')[2]}: {why}" for name, why in (*(found.left_out.items() if found else ()), *refused)
         ],
     }
 
