@@ -76,9 +76,11 @@ class Verdict:
 def problems(row: Kernel, count: int, seed: int) -> list[Problem]:
     """`count` problems for a row (fewer if it refuses nearly all), its fills and families in turn.
 
-    The same for the same seed.
+    Fills that it cannot have are left out: impulses, of a row that wants many weights. The same for the same seed.
     """
-    words, name = fills(row.op, row.format), zlib.crc32(row.name.encode())
+    name = zlib.crc32(row.name.encode())
+    every = fills(row.op, row.format)
+    words = [word for word in every if draw(row, Seeded(seed, name), word)] or every
     drawn = (
         draw(row, Seeded(seed, i, name), words[i % len(words)], i + i // len(words)) for i in range(count)
     )  # fmt: skip
