@@ -15,7 +15,9 @@ SURPRISE = ("resnet18", "ternary")
 WIDTH, HEIGHT, FONT = 620, 380, 13
 LEFT, RIGHT, LOW, HIGH = 0.23, 10.0, 87.4, 92.3
 PLACES = (
-    ("datum.left", "right", -8, 0),
+    ("datum.left && !datum.lift", "right", -8, 0),
+    ("datum.left && datum.lift < 0", "right", -6, -8),  # two of them side by side
+    ("datum.left && datum.lift > 0", "right", -6, 10),
     ("!datum.left && datum.front", "left", 6, 12),  # under the line
     ("!datum.left && !datum.front", "left", 8, 0),
 )
@@ -46,12 +48,12 @@ def front(rows: Sequence[Row]) -> list[Row]:
 
 def chart(rows: Sequence[Row], theme: Row) -> alt.LayerChart:
     """All networks in one frame; a label stands left of its point where another point is close on the right."""
-    best = [id(row) for row in front(rows)]
+    best, left = [id(row) for row in front(rows)], [row for row in rows if _crowded(row, rows)]
     points = [
         {
             "ms": row["latency_p50_ms"], "top1": row["top1"], "network": NAMES[row["model"]],
             "technique": "" if (row["model"], row["technique"]) == SURPRISE else row["technique"],
-            "front": id(row) in best, "left": _crowded(row, rows),
+            "front": id(row) in best, "left": row in left, "lift": _lift(row, left),
         }
         for row in rows
     ]  # fmt: skip
@@ -105,13 +107,24 @@ def _surprise(rows: Sequence[Row], theme: Row, across: alt.X, up: alt.Y) -> alt.
     return alt.layer(ring, at.mark_text(color=theme["text"], **words).encode(across, up, text="text:N"))
 
 
+def _place(row: Row) -> tuple[float, float]:
+    """Where its point stands, in pixels from the upper left."""
+    x = WIDTH * math.log(row["latency_p50_ms"] / LEFT) / math.log(RIGHT / LEFT)
+    return x, HEIGHT * (HIGH - row["top1"]) / (HIGH - LOW)
+
+
 def _crowded(row: Row, rows: Sequence[Row]) -> bool:
     """Whether another point stands where a label on the right would."""
-
-    def place(each: Row) -> tuple[float, float]:
-        x = WIDTH * math.log(each["latency_p50_ms"] / LEFT) / math.log(RIGHT / LEFT)
-        return x, HEIGHT * (HIGH - each["top1"]) / (HIGH - LOW)
-
-    x, y = place(row)
-    others = (place(each) for each in rows if each is not row)
+    x, y = _place(row)
+    others = (_place(each) for each in rows if each is not row)
     return any(0 < right - x < 10 + 8 * len(row["technique"]) and abs(down - y) < FONT for right, down in others)
+
+
+def _lift(row: Row, left: Sequence[Row]) -> int:
+    """-1, 1: a label on the left goes up or down, where another one would lie on it; else 0."""
+    x, y = _place(row)
+    for other in left:
+        right, down = _place(other)
+        if other is not row and abs(right - x) < 10 + 8 * len(row["technique"]) and abs(down - y) < FONT:
+            return -1 if y < down else 1
+    return 0
