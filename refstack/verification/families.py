@@ -84,9 +84,10 @@ def conv_tiles(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """3x3 at stride 1 with enough channels and pixels for algorithms that work on tiles of outputs."""
     lane, n = lanes(blocks), choose.integer(1, 3)
     c, k = (choose.integer(1, 3) * lane + choose.integer(0, 2) for _ in range(2))
-    if choose.integer(0, 3) == 3:  # many channels for narrow vectors, too
-        c = choose.integer(32, 50)
     p, q = choose.integer(3, 14), choose.integer(3, 14)
+    if choose.integer(0, 3) == 3:  # many channels and tiles for narrow vectors, too
+        c, k = choose.integer(32, 50), choose.integer(32, 50)
+        p, q = choose.integer(9, 14), choose.integer(9, 14)
     h, w, padding = square_plane(choose, p, q, 3, 1)
     return ops.Conv2d((3, 3), (1, 1), padding, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
