@@ -28,7 +28,7 @@ WORDS = {
         "n2c3h3w5_k5r3s3_st1pd1g1", "n1c5h4w4_k5r3s3_st2pd1g5", "n1c9h2w3_k9r1s1_st1pd0g1",
         "n1c8h4w4_k9r3s3_st1pd1g1", "n1c16h4w4_k16r3s3_st1pd1g1", "n1c8h16w8_k8r3s3_st1pd1g1",
         "n8c8h4w4_k8r3s3_st1pd1g1", "n1c16h2w2_k16r3s3_st1pd1g1", "n8c16h4w4_k16r3s3_st1pd1g1",
-        "n32c16h4w4_k16r3s3_st1pd1g1_d0.60",
+        "n32c16h4w4_k16r3s3_st1pd1g1_d0.60", "n1c32h12w12_k32r3s3_st1pd1g1_d0.60",
     ),
     "linear": ("n2c9_k7", "n1c33_k17"),
     "maxpool": ("n2c5h5w7_r3s2_st2pd1", "n1c17h4w4_r2s2_st2pd0"),
