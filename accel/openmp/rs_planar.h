@@ -71,15 +71,14 @@ RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs
                 const int64_t left = rs_min(RS_TILE, vectors - tile * RS_TILE), start = tile * RS_TILE * RS_V;
                 const int64_t row = m.direct ? 0 : start / a->q;
                 rs_job t = {.a = a, .pixels = pixels - start};
-                for (int64_t c = 0; c < a->c; c += size)
-                    for (int64_t from = 0, block = c / size * a->k; from < a->k; from += RS_VISITS) {
-                        const int32_t *filters = (const int32_t *)a->pack[4] + block;
+                for (int64_t c = 0; c < a->c; c += size) {
+                    const int64_t block = c / size * a->k;
+                    const int32_t *filters = (const int32_t *)a->pack[4] + block;
+                    t.first = c == 0, t.last = c + size >= a->c;
+                    t.planes = rs_make_planes(a, &m, n, c, rs_min(a->c, c + size), row, buffer) + start - row * a->q;
+                    for (int64_t from = 0; from < a->k; from += RS_VISITS) {
                         const int64_t to = rs_min(a->k, from + RS_VISITS);
                         const int64_t count = rs_mine(filters, from, to, share * each, each, mine);
-                        t.first = c == 0, t.last = c + size >= a->c;
-                        if (from == 0)
-                            t.planes = rs_make_planes(a, &m, n, c, rs_min(a->c, c + size), row, buffer) + start -
-                                       row * a->q;
                         for (int64_t i = 0; i < count; i++) {
                             t.entry = block + mine[i], t.k = filters[mine[i]];
                             t.y = (float *)a->y + (n * a->k + t.k) * pixels + start;
@@ -92,6 +91,7 @@ RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs
                             }
                         }
                     }
+                }
             }
 }
 

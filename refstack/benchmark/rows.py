@@ -19,6 +19,9 @@ SCHEMA_VERSION = 3
 
 Row = dict[str, Any]
 
+SAMPLES = ("samples_ns", "rounds", "yardstick_ns")
+"""Fields that hold a number for every run or block: too long to show."""
+
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "number": (int, float), "integer": (int,),
     "boolean": (bool,), "null": (type(None),),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from refstack.benchmark import machine
-from refstack.benchmark.rows import Row, strict
+from refstack.benchmark.rows import SAMPLES, Row, strict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +47,7 @@ SPARE = (
     "stored MB",
 )  # first to go in a narrow terminal
 STYLES = {"ok": None, "skipped": "dim"}
-NESTED = ("samples_ns", "rounds", "yardstick_ns", "kernels", "env")
+NESTED = (*SAMPLES, "kernels", "env")
 
 
 WEIGHTS = {

@@ -198,10 +198,9 @@ def _mega(value: int | None) -> str | None:
 
 def _answer(choice: Choice) -> dict[str, Any]:
     """For programs: rows without their samples."""
-    rows = {
-        word: {k: v for k, v in row.items() if k not in ("samples_ns", "rounds", "yardstick_ns")}
-        for word, row in _rows(choice)
-    }
+    from refstack.benchmark.rows import SAMPLES
+
+    rows = {word: {k: v for k, v in row.items() if k not in SAMPLES} for word, row in _rows(choice)}
     margin = vars(choice.margin) if choice.margin else None
     return {
         "machine": choice.machine, "best": rows.get("best"), "runner_up": rows.get("runner-up"), "margin": margin,
