@@ -43,6 +43,7 @@ def layout_shape(layout: str, shape: Shape) -> Shape:
     nhwc        (n, h, w, c)
     nchw16c     (n, ceil(c/16), h, w, 16)       any block size; channels beyond c are written as zeros
     nchw16n     (ceil(n/16), c, h, w, 16)       the same of images
+    nchw16p     (n, c, h/4, w/4, 16)            one pixel of each of the 4 x 4 patches of an image (patch_grid)
     """
     if layout == "nchw":
         return shape
@@ -50,15 +51,22 @@ def layout_shape(layout: str, shape: Shape) -> Shape:
     if layout == "nhwc":
         return n, h, w, c
     block = layout_block(layout)
+    if of_patches(layout):
+        rows, cols = patch_grid(block)
+        return n, c, h // rows, w // cols, block
     return (-(-n // block), c, h, w, block) if of_images(layout) else (n, -(-c // block), h, w, block)
 
 
 def same_bytes(one: str, other: str, shape: Shape) -> bool:
-    """Whether two layouts hold a value in the same bytes: whole blocks of channels, and one pixel."""
-    if of_images(one) or of_images(other):
+    """Whether two layouts hold a value in the same bytes: one pixel of whole blocks of channels, or of each patch."""
+    one, other = (
+        "nchw" if of_patches(layout) and shape[2:] == patch_grid(layout_block(layout)) else layout
+        for layout in (one, other)
+    )
+    if any(of_images(layout) or of_patches(layout) for layout in (one, other)):
         return one == other
     sizes = {math.prod(layout_shape(layout, shape)) for layout in (one, other)}
-    return len(sizes) == 1 and math.prod(shape[2:]) == 1
+    return len(sizes) == 1 and (one == other or math.prod(shape[2:]) == 1)
 
 
 def from_nchw(x: Array, layout: str) -> Array:
@@ -71,6 +79,10 @@ def from_nchw(x: Array, layout: str) -> Array:
     if of_images(layout):
         padded = np.pad(x, ((0, -n % block), (0, 0), (0, 0), (0, 0)))
         return padded.reshape(-1, block, c, h, w).transpose(0, 2, 3, 4, 1)
+    if of_patches(layout):
+        rows, cols = patch_grid(block)
+        patches = x.reshape(n, c, rows, h // rows, cols, w // cols)
+        return patches.transpose(0, 1, 3, 5, 2, 4).reshape(layout_shape(layout, x.shape))
     padded = np.pad(x, ((0, 0), (0, -c % block), (0, 0), (0, 0)))
     return padded.reshape(n, -1, block, h, w).transpose(0, 1, 3, 4, 2)
 
@@ -84,20 +96,42 @@ def to_nchw(array: Array, layout: str, shape: Shape) -> Array:
     n, c, h, w = shape
     if of_images(layout):
         return array.transpose(0, 4, 1, 2, 3).reshape(-1, c, h, w)[:n]
+    if of_patches(layout):
+        _, _, p, q, block = array.shape
+        return array.reshape(n, c, p, q, *patch_grid(block)).transpose(0, 1, 4, 2, 5, 3).reshape(shape)
     return array.transpose(0, 1, 4, 2, 3).reshape(n, -1, h, w)[:, :c]
 
 
 def layout_block(layout: str) -> int:
-    """16 for nchw16c and nchw16n; UsageError for a word that is no blocked layout."""
-    match = re.fullmatch(r"nchw(\d+)[cn]", layout)
+    """16 for nchw16c, nchw16n and nchw16p; UsageError for a word that is no blocked layout."""
+    match = re.fullmatch(r"nchw(\d+)[cnp]", layout)
     if not match:
-        raise UsageError(f"unknown layout {layout!r}, wanted nchw, nhwc, nchw<block>c or nchw<block>n")
+        raise UsageError(f"unknown layout {layout!r}, wanted nchw, nhwc, nchw<block>c, nchw<block>n or nchw<block>p")
     return int(match[1])
 
 
 def of_images(layout: str) -> bool:
     """Whether a block is one of images: nchw16n."""
     return layout.endswith("n")
+
+
+def of_patches(layout: str) -> bool:
+    """Whether a block is one of patches: nchw16p."""
+    return layout.endswith("p")
+
+
+def patch_grid(block: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image, as square as powers of two are: 4 x 4, 2 x 4, 2 x 2."""
+    rows = math.gcd(block, 1 << (block.bit_length() - 1) // 2)
+    return rows, block // rows
+
+
+def misfit(layout: str, shape: Shape) -> str | None:
+    """Why a layout cannot hold a value, or None: images that do not fall into its patches."""
+    if not of_patches(layout):
+        return None
+    (h, w), (rows, cols) = shape[2:], patch_grid(layout_block(layout))
+    return f"image is {h}x{w}, {layout} needs multiples of {rows}x{cols}" if h % rows or w % cols else None
 
 
 @dataclass(frozen=True)
@@ -165,7 +199,7 @@ _PART = re.compile(
     rf"|st(?P<st>{_NUMBERS})pd(?P<pd>{_NUMBERS})(?:dl(?P<dl>{_NUMBERS}))?(?:g(?P<g>\d+))?"
     rf"|d(?P<density>{_REAL})|scale(?P<scale>{_REAL}),(?P<zero>-?\d+)|eps(?P<eps>{_REAL})"
     r"|(?P<activation>relu6?)|(?P<includepad>includepad)|to-(?P<output>int8)|(?P<nobias>nobias)"
-    r"|(?P<source>nhwc|nchw(?:\d+[cn])?)-(?P<target>nhwc|nchw(?:\d+[cn])?)"
+    r"|(?P<source>nhwc|nchw(?:\d+[cnp])?)-(?P<target>nhwc|nchw(?:\d+[cnp])?)"
 )
 
 

@@ -182,13 +182,18 @@ def choose(
         return made
 
     def read(name: str, layout: str) -> Slot:
-        """The value in this layout, reordered from the first one it was written in if need be."""
+        """The value in this layout, reordered from the first one it was written in if need be; by way of nchw where no
+        row goes straight."""
         if layout not in values[name]:
             source = next(iter(values[name].values()))
             if same_bytes(source.layout, layout, shapes[name]):
                 return slot(name, layout, alias=source)
             node = Node(f"{name}:{layout}", Reorder(source.layout, layout), (name,))
             case = case_of(node, (shapes[name],), dtypes[name], dtypes[name])
+            if "nchw" not in (source.layout, layout) and not candidates(case, kernels)[0]:
+                source = read(name, "nchw")
+                node = replace(node, op=Reorder("nchw", layout))
+                case = replace(case, op=node.op)
             choice = select(case, kernels)
             drafts.append(Draft(node, case, choice, (source,), slot(name, layout)))
         return values[name][layout]
@@ -201,7 +206,7 @@ def choose(
         case = problems[node.name]
         choice = select(case, kernels, tuned.get(case.word))
         if not weighted(case):
-            choice = _follow(case, choice, kernels, set(values[node.inputs[0]]))
+            choice = _follow(case, choice, kernels, values[node.inputs[0]])
         elif not choice.tuned:
             choice = _join(case, choice, kernels, wanted.get(node.name))
         inputs = tuple(read(name, choice.kernel.layouts[0]) for name in node.inputs)
@@ -214,10 +219,14 @@ def weighted(case: Case) -> bool:
     return case.format not in ("float32", "int8") or bool(case.op.weight_shape(*case.inputs))
 
 
-def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: set[str]) -> Choice:
+def _follow(case: Case, choice: Choice, kernels: tuple[Kernel, ...], layouts: Iterable[str]) -> Choice:
     """A layer without weights is too cheap to reorder for: take its backend's row that reads what is there."""
     able, _ = candidates(case, kernels)
-    same = [row for row in able if row.backend == choice.kernel.backend and row.layouts[0] in layouts]
+    same = [
+        row for row in able
+        if row.backend == choice.kernel.backend
+        and any(row.layouts[0] == each or same_bytes(each, row.layouts[0], case.inputs[0]) for each in layouts)
+    ]  # fmt: skip
     return Choice(same[0]) if same else choice
 
 

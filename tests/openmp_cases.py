@@ -11,7 +11,7 @@ from refstack import ops
 from refstack.backends import Step, openmp
 from refstack.formats import FORMATS, INTEGER, Array, Dense, Int8, Quant, Weight
 from refstack.graph import Node
-from refstack.kernels import Case, Kernel, Reorder, layout_block, layout_shape
+from refstack.kernels import Case, Kernel, Reorder, layout_block, layout_shape, patch_grid
 from refstack.reference import layer
 
 pytestmark = pytest.mark.skipif(openmp.unavailable() is not None, reason=str(openmp.unavailable()))
@@ -120,6 +120,10 @@ def cases(op: str, format: str) -> Iterator[Case]:
             for layout in ("nchw", f"nchw{V}c"):
                 yield Case(Reorder(layout, f"nchw{V}n"), format, (shape,), output=format)
                 yield Case(Reorder(f"nchw{V}n", layout), format, (shape,), output=format)
+        for shape in ((1, 3, 4, 4), (2, 2 * V + 1, 8, 12)) if format == "float32" else ():
+            for layout in ("nchw", f"nchw{V}c"):
+                yield Case(Reorder(layout, f"nchw{V}p"), format, (shape,), output=format)
+                yield Case(Reorder(f"nchw{V}p", layout), format, (shape,), output=format)
     elif op == "softmax":
         yield from (Case(ops.Softmax(), format, (shape,)) for shape in ((1, 1), (2, 10), (3, 100)))
     elif op == "quantize":
@@ -185,6 +189,10 @@ def to_layout(x: Array, layout: str) -> Array:
         return x
     n, c, h, w = x.shape
     block = layout_block(layout)
+    if layout.endswith("p"):
+        rows, cols = patch_grid(block)
+        bands = [band for part in np.split(x, rows, 2) for band in np.split(part, cols, 3)]
+        return np.ascontiguousarray(np.stack(bands, -1))
     if layout.endswith("n"):
         groups = [
             np.pad(x[i : i + block], ((0, -min(block, n - i) % block), *[(0, 0)] * 3)) for i in range(0, n, block)
@@ -198,6 +206,9 @@ def from_layout(y: Array, layout: str, images: int, channels: int) -> Array:
     """layout -> nchw; the lanes beyond c, or beyond n, must be zeros."""
     if layout == "nchw":
         return y
+    if layout.endswith("p"):
+        rows, cols = patch_grid(y.shape[-1])
+        return np.concatenate([np.concatenate([y[..., i * cols + j] for j in range(cols)], 3) for i in range(rows)], 2)
     if layout.endswith("n"):
         y = np.concatenate([np.moveaxis(group, -1, 0) for group in y])
         assert not y[images:].any(), "lanes beyond the last image are not zero"

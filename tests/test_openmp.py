@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import openmp_cases
 import pytest
-from openmp_cases import ROWS, able, bound, conv, execute, expected, inputs, node
+from openmp_cases import ROWS, V, able, bound, conv, execute, expected, inputs, node
 
+import refstack as rs
 from refstack import ops
+from refstack.backends.packing_sparse import first_cache
 from refstack.formats import INTEGER
-from refstack.kernels import Case, Kernel
+from refstack.kernels import Case, Kernel, Reorder
+from refstack.models import zoo
 from refstack.reference import layer
 
 pytestmark = openmp_cases.pytestmark
@@ -77,3 +82,24 @@ def test_refusals_say_why() -> None:
     assert rows["conv2d.dense.openmp.blocked"].refusal(strided) == "stride is 3, this kernel needs at most 2"
     vector = Case(ops.ReLU(), "float32", ((1, 10),))
     assert rows["relu.float32.openmp.blocked"].refusal(vector) == "input has 2 axes, a blocked layout needs 4"
+
+
+def test_the_first_cache_is_the_one_that_linux_tells(tmp_path: Path) -> None:
+    """Not the instructions', not the second one; the usual size where there is nothing to read."""
+    assert first_cache(tmp_path) == 32 * 1024
+    for i, told in enumerate((("1", "Instruction", "64K"), ("1", "Data", "48K"), ("2", "Unified", "2048K"))):
+        (tmp_path / f"index{i}").mkdir()
+        for name, word in zip(("level", "type", "size"), told, strict=True):
+            (tmp_path / f"index{i}" / name).write_text(f"{word}\n")
+    assert first_cache(tmp_path) == 48 * 1024
+    (tmp_path / "index1" / "size").write_text("unknown\n")
+    assert first_cache(tmp_path) == 32 * 1024
+
+
+def test_a_sparse_network_stays_in_patches() -> None:
+    """From the first layer to the last map that falls into them nothing is reordered; all but 4x4 runs on patches."""
+    plan = rs.plan(rs.compress(zoo.load("resnet18"), "weight", 0.9), backends=("openmp",))
+    moves = [step.node.name for step in plan.steps if isinstance(step.case.op, Reorder)]
+    rows = {step.case.shape[2:]: step.kernel.variant for step in plan.steps if step.case.format == "csr"}
+    assert moves == [f"input:nchw{V}p"]
+    assert rows[32, 32] == rows[16, 16] == rows[8, 8] == "patches"

@@ -211,6 +211,10 @@ def test_layouts_of_the_same_bytes_need_no_reorder() -> None:
     assert not same_bytes("nchw16c", "nchw", (3, 33, 1, 1)), "lanes of zeros lie between images"
     assert not same_bytes("nchw16c", "nchw", (3, 32, 1, 2))
     assert not same_bytes("nchw16n", "nchw", (16, 32, 1, 1)), "channels lie between images"
+    assert same_bytes("nchw16p", "nchw", (2, 3, 4, 4))
+    assert same_bytes("nchw8p", "nchw", (2, 3, 2, 4))
+    assert not same_bytes("nchw16p", "nchw", (2, 3, 4, 8)), "patches of two pixels"
+    assert not same_bytes("nchw16p", "nchw16c", (1, 16, 4, 4))
     if "openmp" in USABLE:
         plan = rs.plan(rs.compress(zoo.load("resnet18"), "dense"), backends=("openmp",))
         assert not any(isinstance(step.case.op, Reorder) for step in plan.steps)

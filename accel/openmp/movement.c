@@ -5,10 +5,13 @@
        reorder    nchw <-> nchw<V>c;  lanes beyond c are written as zeros
        gather     nchw or nchw<V>c -> nchw<V>n;  lanes beyond n are written as zeros
        scatter    the way back
+       cut        nchw or nchw<V>c -> nchw<V>p
+       join       the way back;  lanes beyond c are written as zeros
 
    Reads      x;  concat: pack[0] int64 (inputs,) the bytes of one image of each input
    Writes     y
-   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  the others: RS_V pixels, or one, of a block
+   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  cut, join: a row of patches, of a channel or block;  the
+              others: RS_V pixels, or one, of a block
    Cost       bandwidth; bitwise */
 #include "rs_transpose.h"
 
@@ -91,3 +94,52 @@ RS_INLINE void images(const rs_args *a, int64_t block, int gather) {
 
 void rs_reorder_gather(const rs_args *a) { images(a, a->x_block, 1); }
 void rs_reorder_scatter(const rs_args *a) { images(a, a->y_block, 0); }
+
+/* Where the patches of an image begin. */
+RS_INLINE void patches_of(const rs_args *a, int64_t lanes, int64_t *patch) {
+    const int64_t rows = a->h / RS_DOWN, cols = a->w / RS_ACROSS;
+    for (int64_t i = 0; i < RS_V; i++) patch[i] = (i / RS_ACROSS * rows * a->w + i % RS_ACROSS * cols) * lanes;
+}
+
+/* nchw: a row of all patches of a channel. */
+RS_INLINE void rows_of_patches(const rs_args *a, int cut) {
+    const int64_t rows = a->h / RS_DOWN, cols = a->w / RS_ACROSS, plane = a->h * a->w;
+    int64_t patch[RS_V];
+    patches_of(a, 1, patch);
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t n = 0; n < a->n * a->c; n++)
+        for (int64_t p = 0; p < rows; p++) {
+            const int64_t apart = n * plane + p * a->w, beside = n * plane + p * cols * RS_V;
+            const float *x = (const float *)a->x[0] + (cut ? apart : beside);
+            float *y = (float *)a->y + (cut ? beside : apart);
+            for (int64_t q = 0; q < cols; q++)
+                for (int64_t i = 0; i < RS_V; i++)
+                    if (cut) y[q * RS_V + i] = x[patch[i] + q];
+                    else y[patch[i] + q] = x[q * RS_V + i];
+        }
+}
+
+/* nchw<V>c: a pixel of all patches of RS_V channels. */
+RS_INLINE void pixels_of_patches(const rs_args *a, int cut) {
+    const int64_t rows = a->h / RS_DOWN, cols = a->w / RS_ACROSS, plane = a->h * a->w, blocks = rs_ceil(a->c, RS_V);
+    int64_t patch[RS_V];
+    patches_of(a, RS_V, patch);
+#pragma omp for collapse(3) schedule(static)
+    for (int64_t n = 0; n < a->n; n++)
+        for (int64_t b = 0; b < blocks; b++)
+            for (int64_t p = 0; p < rows; p++)
+                for (int64_t q = 0; q < cols; q++) {
+                    const int64_t here = rs_min(RS_V, a->c - b * RS_V);
+                    const int64_t apart = ((n * blocks + b) * plane + p * a->w + q) * RS_V;
+                    const int64_t beside = (n * a->c + b * RS_V) * plane + (p * cols + q) * RS_V;
+                    const float *x = (const float *)a->x[0] + (cut ? apart : beside);
+                    float *y = (float *)a->y + (cut ? beside : apart);
+                    rs_vec m[RS_V] = {{0}};
+                    for (int64_t i = 0; i < (cut ? RS_V : here); i++) m[i] = rs_load(x + (cut ? patch[i] : i * plane));
+                    rs_transpose_vectors(m);
+                    for (int64_t i = 0; i < (cut ? here : RS_V); i++) rs_store(y + (cut ? i * plane : patch[i]), m[i]);
+                }
+}
+
+void rs_reorder_cut(const rs_args *a) { a->x_block == 1 ? rows_of_patches(a, 1) : pixels_of_patches(a, 1); }
+void rs_reorder_join(const rs_args *a) { a->y_block == 1 ? rows_of_patches(a, 0) : pixels_of_patches(a, 0); }

@@ -6,6 +6,8 @@
                                                            lanes beyond c hold zeros
                   nchw16n     (ceil(n/16), c, h, w, 16)    the same of images; rs_args then has n in blocks, and c and
                                                            k in lanes of all of them
+                  nchw16p     (n, c, h/4, w/4, 16)         the same of patches that an image falls into; rs_args then
+                                                           has h, w, p, q of one, and c and k in lanes of all of them
    Vectors        GCC vector extensions, so one source serves every machine:
                   RS_V = 16 with AVX-512, 8 with AVX, 4 elsewhere; build with -DRS_V=4 to see that path
    Rules          a kernel never reads y before it wrote it, keeps no static state, and never splits a sum between
@@ -35,6 +37,9 @@
 #define RS_ACC (RS_V == 16 ? 24 : 12)
 
 enum { RS_NONE, RS_RELU, RS_RELU6 };
+
+/* Patches of an image, whose pixels lie side by side in nchw<V>p: kernels.patch_grid. */
+enum { RS_DOWN = RS_V == 16 ? 4 : 2, RS_ACROSS = RS_V / RS_DOWN };
 
 /* One kernel call. refstack/backends/openmp.py has the same fields in the same order. */
 typedef struct {

@@ -15,6 +15,7 @@
 #define RS_PLANAR_H
 
 #include "rs_planes.h"
+#include "rs_visits.h"
 
 /* One tile of one filter in one block of channels. The first block starts from the bias, the last one activates.
    Planes, y and pixels (how many are left) are those from the tile's first pixel on. */
@@ -39,19 +40,6 @@ RS_INLINE rs_vec rs_begin(const rs_job *t, int64_t pixel, int i, const int T) {
 RS_INLINE void rs_end(const rs_job *t, int64_t pixel, int i, const int T, rs_vec sum) {
     if (t->last) sum = rs_activate(sum, t->a->activation);
     rs_store_some(t->y + pixel + i * RS_V, sum, i < T - 1 ? RS_V : rs_in_vector(t, pixel, i));
-}
-
-/* Those of the visits from .. to - 1 whose filter is one of `each` from `least` on. Without a branch, which would be
-   guessed wrong every other time. */
-enum { RS_VISITS = 256 };
-RS_INLINE int64_t rs_mine(const int32_t *filters, int64_t from, int64_t to, int64_t least, int64_t each,
-                          int32_t *mine) {
-    int64_t count = 0;
-    for (int64_t i = from; i < to; i++) {
-        mine[count] = (int32_t)i;
-        count += (uint32_t)filters[i] - (uint32_t)least < (uint32_t)each;
-    }
-    return count;
 }
 
 /* The whole layer, by functions for 8, 4, 2 and 1 vectors of pixels. */

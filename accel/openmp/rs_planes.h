@@ -137,17 +137,22 @@ RS_INLINE void rs_one(const rs_args *a, const rs_planes *m, const float *x, cons
 
 /* Channels whose image is one vector: where each number of the planes comes from is the same for all of them, and is
    found by making the planes of an image of numbers that say where they stand. */
-RS_INLINE void rs_tiny(const rs_args *a, const rs_planes *m, const float *x, int64_t channels, float *buffer) {
+RS_INLINE void rs_tiny(const rs_args *a, const rs_planes *m, const float *x, const float *end, int64_t channels,
+                       float *buffer) {
     const int64_t plane = a->h * a->w, vectors = rs_ceil(m->channel, RS_V);
+    rs_ivec lane[RS_UNFOLD / RS_V + 1], there[RS_UNFOLD / RS_V + 1];
     float where[2 * RS_V] = {0}, planes[RS_UNFOLD + 2 * RS_V];
     for (int64_t i = 0; i < plane; i++) where[i] = (float)(i + 1); /* 0 is padding */
     rs_one(a, m, where, where + plane, planes, 0);
-    for (int64_t c = 0; c < channels; c++) {
-        const rs_vec v = rs_load_some(x + c * plane, plane), none = {0};
-        for (int64_t i = 0; i < vectors; i++) {
-            const rs_ivec from = __builtin_convertvector(rs_load(planes + i * RS_V), rs_ivec);
-            rs_store(buffer + c * m->channel + i * RS_V, rs_select(from == 0, none, rs_look_up(v, from - 1)));
-        }
+    for (int64_t i = 0; i < vectors; i++) {
+        const rs_ivec from = __builtin_convertvector(rs_load(planes + i * RS_V), rs_ivec);
+        lane[i] = from - 1, there[i] = from > 0;
+    }
+    for (int64_t c = 0; c < channels; c++, buffer += m->channel) {
+        const float *one = x + c * plane; /* whatever follows it in the vector is in no lane */
+        const rs_vec v = end - one < RS_V ? rs_load_some(one, plane) : rs_load(one);
+        for (int64_t i = 0; i < vectors; i++)
+            rs_store(buffer + i * RS_V, (rs_vec)((rs_ivec)rs_look_up(v, lane[i]) & there[i]));
     }
 }
 
@@ -157,7 +162,7 @@ RS_INLINE const float *rs_make_planes(const rs_args *a, const rs_planes *m, int6
     const int64_t plane = a->h * a->w;
     const float *image = (const float *)a->x[0] + n * a->c * plane, *end = image + a->c * plane;
     if (m->direct) return image + first * plane;
-    if (plane <= RS_V && m->channel <= RS_UNFOLD) rs_tiny(a, m, image + first * plane, last - first, buffer);
+    if (plane <= RS_V && m->channel <= RS_UNFOLD) rs_tiny(a, m, image + first * plane, end, last - first, buffer);
     else for (int64_t c = first; c < last; c++)
         rs_one(a, m, image + c * plane, end, buffer + (c - first) * m->channel, p);
     return buffer;

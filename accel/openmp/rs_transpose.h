@@ -15,11 +15,9 @@ RS_INLINE rs_vec rs_choose(rs_vec a, rs_vec b, rs_ivec index) {
 #endif
 }
 
-/* RS_V rows of RS_V numbers, at distances `from` and `to`: y[j][i] = x[i][j]. Blocks of half a matrix off the diagonal
-   change places, then those of a quarter in each of the four, and so on. */
-RS_INLINE void rs_transpose(const float *x, int64_t from, float *y, int64_t to) {
-    rs_vec m[RS_V];
-    RS_UNROLL for (int i = 0; i < RS_V; i++) m[i] = rs_load(x + i * from);
+/* RS_V rows of RS_V numbers: m[j][i] = m[i][j]. Blocks of half a matrix off the diagonal change places, then those of a
+   quarter in each of the four, and so on. */
+RS_INLINE void rs_transpose_vectors(rs_vec *m) {
     RS_UNROLL for (int half = RS_V / 2; half; half /= 2) {
         rs_ivec upper = {0}, lower = {0};
         RS_UNROLL for (int i = 0; i < RS_V; i++) {
@@ -32,6 +30,13 @@ RS_INLINE void rs_transpose(const float *x, int64_t from, float *y, int64_t to) 
             m[i] = rs_choose(a, b, upper), m[i + half] = rs_choose(a, b, lower);
         }
     }
+}
+
+/* The same of rows at distances `from` and `to`. */
+RS_INLINE void rs_transpose(const float *x, int64_t from, float *y, int64_t to) {
+    rs_vec m[RS_V];
+    RS_UNROLL for (int i = 0; i < RS_V; i++) m[i] = rs_load(x + i * from);
+    rs_transpose_vectors(m);
     RS_UNROLL for (int i = 0; i < RS_V; i++) rs_store(y + i * to, m[i]);
 }
 

@@ -12,7 +12,7 @@ from threadpoolctl import ThreadpoolController, threadpool_info
 from refstack.backends import Step
 from refstack.backends.compilers import cpu_features
 from refstack.formats import FORMATS, Array
-from refstack.kernels import Kernel, Reorder, from_nchw, to_nchw
+from refstack.kernels import Case, Kernel, Reorder, from_nchw, misfit, to_nchw
 from refstack.ops import OPS
 from refstack.reference import layer
 
@@ -38,6 +38,13 @@ def reorder(step: Step) -> None:
     step.output[...] = from_nchw(to_nchw(step.inputs[0], op.source, step.case.shape), op.target)
 
 
+def fits(case: Case) -> str | None:
+    """Both layouts of a reorder can hold the value."""
+    op, shape = case.op, case.shape
+    assert isinstance(op, Reorder)
+    return misfit(op.source, shape) or misfit(op.target, shape)
+
+
 def kernels() -> tuple[Kernel, ...]:
     """Layers with weights in every format, the others for every dtype they take."""
     weighted = {"conv2d": tuple(FORMATS), "linear": tuple(FORMATS), "batchnorm": ("dense",)}
@@ -47,7 +54,8 @@ def kernels() -> tuple[Kernel, ...]:
         for op in OPS
         for format in weighted.get(op, ("float32", "int8") if op in integer else ("float32",))
     ]
-    return (*listed, *(Kernel("reorder", dtype, NAME, "reference", reorder) for dtype in ("float32", "int8")))
+    copies = (Kernel("reorder", dtype, NAME, "reference", reorder, (fits,)) for dtype in ("float32", "int8"))
+    return (*listed, *copies)
 
 
 def build_id() -> str:

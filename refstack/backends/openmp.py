@@ -18,7 +18,7 @@ import numpy as np
 from refstack.backends import Step, build, compilers, openmp_rows
 from refstack.errors import BackendUnavailable
 from refstack.formats import Array
-from refstack.kernels import Kernel, Reorder, layout_block, of_images
+from refstack.kernels import Kernel, Reorder, layout_block, of_images, of_patches, patch_grid
 from refstack.ops import Window
 
 NAME = "openmp"
@@ -135,6 +135,10 @@ def _args(step: Step) -> tuple[Args, Array]:
     if of_images(step.kernel.layouts[0]):  # a block of images is one image of as many times the channels
         block = lanes(step.kernel.layouts[0])
         n, c, k = -(-n // block), c * block, k * block
+    if of_patches(step.kernel.layouts[0]):  # and patches of an image are as many channels of a smaller one
+        block = lanes(step.kernel.layouts[0])
+        rows, cols = patch_grid(block)
+        c, h, w, k, p, q = c * block, h // rows, w // cols, k * block, p // rows, q // cols
     args = Args(
         x=pointers.ctypes.data, y=step.output.ctypes.data, scratch=step.scratch.ctypes.data,
         bias=None if bias is None else bias.ctypes.data, pack=pointers[len(step.inputs) :].ctypes.data,
@@ -152,7 +156,7 @@ def _args(step: Step) -> tuple[Args, Array]:
 
 
 def lanes(layout: str) -> int:
-    """Channels, or images, side by side: 1 for nchw, 16 for nchw16c and nchw16n."""
+    """Channels, images or patches side by side: 1 for nchw, 16 for nchw16c, nchw16n and nchw16p."""
     return 1 if layout == "nchw" else layout_block(layout)
 
 

@@ -24,6 +24,7 @@ from refstack.backends.needs import (
     image,
     images_at_least,
     one_group,
+    patches_of,
     pixels_at_most,
     planes_fit,
     rows_beyond,
@@ -33,6 +34,7 @@ from refstack.backends.needs import (
     tiles_at_least,
     vectors_at_least,
     whole_blocks,
+    whole_patches,
     whole_vectors,
     window_1x1_or_3x3,
     window_3x3,
@@ -101,6 +103,9 @@ def _dense(v: int) -> tuple[Kernel, ...]:
         _row("conv2d.dense.stem_batch", "conv2d_csr_batch", "few channels, images side by side", joins=True,
              needs=(one_group, window_1x1_or_3x3, channels_below(v), whole_vectors(v)), layouts=(f"nchw{v}n",) * 2,
              pack=partial(packing_images.csr_batch, v), blocks=(v, 4, 8)),
+        _row("conv2d.dense.stem_patches", "conv2d_csr_batch", "few channels, patches side by side", joins=True,
+             needs=(one_group, patches_of(v), channels_below(v)), layouts=(f"nchw{v}p",) * 2,
+             pack=partial(packing_images.csr_batch, v, patches=True), blocks=(v, 4, 8)),
         *(_winograd(v, m) for m in (4, 2)),
         *wide(v, _row("conv2d.dense.map", "conv2d_dense_map", "a whole 4x4 or 2x2 map in registers, nothing on padding",
                       pack=partial(packing.small_map, v), **_map(v))),
@@ -150,6 +155,9 @@ def _csr(v: int) -> tuple[Kernel, ...]:
              needs=(one_group, columns_at_least(v, 0.25)), layouts=(f"nchw{v}c",) * 2,
              pack=partial(packing_images.csr_columns, v), blocks=(v, 4, 8)),
         *(decoded(_winograd(v, m)) for m in (4, 2)),
+        _row("conv2d.csr.patches", "conv2d_csr_batch", "vectors of one pixel of many patches of an image",
+             needs=(one_group, patches_of(v)), layouts=(f"nchw{v}p",) * 2,
+             pack=partial(packing_images.csr_batch, v, patches=True), blocks=(v, 4, 8)),
         _row("conv2d.csr.planar", "conv2d_csr_planar", "up to 8 vectors of pixels for each stored weight",
              needs=(planes_fit(v),), pack=partial(packing_sparse.csr_planar, v), blocks=(v, 2, 4, 8)),
         _row("conv2d.csr.direct", "conv2d_csr_direct", "the plain loop", pack=packing_sparse.csr_direct),
@@ -238,14 +246,23 @@ def _all(v: int, name: str, run: str, summary: str, pack: Callable[..., packing.
     )  # fmt: skip
 
 
+def _patches(v: int, name: str, run: str, summary: str, **fields: Any) -> Kernel:
+    """And for patches side by side, which are as many channels of a smaller image."""
+    return _row(f"{name}.patches", run, f"{summary}; patches side by side", needs=(whole_patches(v),),
+                layouts=(f"nchw{v}p",) * 2, blocks=(v,), **fields)  # fmt: skip
+
+
 def _pointwise(v: int) -> tuple[Kernel, ...]:
     return (
         *_all(v, "maxpool.float32", "maxpool_float32", "largest of each window"),
+        _patches(v, "maxpool.float32", "maxpool_float32", "largest of each window"),
         *_both(v, "maxpool.int8", "maxpool_int8", "largest of each window"),
         *_all(v, "avgpool.float32", "avgpool_float32", "mean of each window", packing.avgpool, exact=False),
         *_all(v, "globalavgpool.float32", "globalavgpool_float32", "mean of each plane", exact=False),
         *_all(v, "relu.float32", "relu_float32", "one pass", in_place=True),
+        _patches(v, "relu.float32", "relu_float32", "one pass", in_place=True),
         *_all(v, "add.float32", "add_float32", "one pass", in_place=True),
+        _patches(v, "add.float32", "add_float32", "one pass", in_place=True),
         *_both(v, "quantize.float32", "quantize_float32", "one pass, NaN gives -128", packing.quantize),
         *_both(v, "batchnorm.dense", "batchnorm_dense", "one pass", packing.batchnorm, exact=False, in_place=True),
         _row("softmax.float32.planar", "softmax_float32", "shifted by the largest", exact=False, in_place=True),
@@ -264,4 +281,8 @@ def _movement(v: int) -> tuple[Kernel, ...]:
                      needs=(from_to(others, (f"nchw{v}n",)),), blocks=(v,)))  # fmt: skip
     rows.append(_row("reorder.float32.scatter", "reorder_scatter", "images apart again, V x V numbers at a time",
                      needs=(from_to((f"nchw{v}n",), others),), blocks=(v,)))  # fmt: skip
+    rows.append(_row("reorder.float32.cut", "reorder_cut", "patches side by side, V x V numbers at a time",
+                     needs=(from_to(others, (f"nchw{v}p",)), whole_patches(v)), blocks=(v,)))  # fmt: skip
+    rows.append(_row("reorder.float32.join", "reorder_join", "patches apart again, V x V numbers at a time",
+                     needs=(from_to((f"nchw{v}p",), others), whole_patches(v)), blocks=(v,)))  # fmt: skip
     return tuple(rows)

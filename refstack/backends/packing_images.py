@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,22 +13,23 @@ from refstack.backends.packing import Packed, bias, filters, integers
 from refstack.backends.packing_sparse import L1_BYTES, by_count, entries
 from refstack.formats import Array
 from refstack.graph import Node
-from refstack.kernels import Case
+from refstack.kernels import Case, patch_grid
 from refstack.ops import Conv2d
 
 ROOM = 2**14  # numbers in a thread's buffer of lines
 SUMS = 2**16  # numbers in a thread's buffer of sums
 COLS, LONG = 4, 8  # pixels of a tile's row
 ITEMS = 4  # work items that there should be at least, for threads to share
-TILE, WIDE, WHOLE, POINTS, MAPS = range(5)  # kinds
+TILE, WHOLE, POINTS, MAPS = range(4)  # kinds
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The geometry of conv2d_csr_batch.c."""
+    """The geometry of rs_lines.h. With `patches` those of an image count as images of their own."""
 
     case: Case
     v: int
+    patches: bool = False
 
     @property
     def op(self) -> Conv2d:
@@ -35,61 +37,66 @@ class Batch:
         return cast(Conv2d, self.case.op)
 
     @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns of the output."""
+        (_, _, p, q), (rows, cols) = self.case.shape, patch_grid(self.v) if self.patches else (1, 1)
+        return p // rows, q // cols
+
+    @property
     def most(self) -> int:
         """Pixels of a tile."""
         return 4 * COLS if self.op.stride[0] == 1 and self.v == 16 else 2 * COLS
 
     @property
-    def cols(self) -> int:
-        """Columns of a tile."""
-        return LONG if self.kind == WIDE else COLS
-
-    @property
     def groups(self) -> int:
         """Vectors of images."""
-        return -(-self.case.shape[0] // self.v)
+        n = self.case.shape[0]
+        return n if self.patches else -(-n // self.v)
 
     @property
     def kind(self) -> int:
         """Of work items and lines."""
-        (_, _, h, w), (_, _, p, q) = self.case.inputs[0], self.case.shape
+        (_, _, h, w), (p, q) = self.case.inputs[0], self.plane
         if self.op.kernel == (1, 1):
             return POINTS
+        if self.patches:
+            return TILE
         if p * q <= 4:
             return MAPS
-        if self.op.stride[0] == 2:
-            return TILE
         small = max(h, p) <= self.most // COLS and max(w, q) <= COLS and self.op.padding[:2] == (1, 1)
-        return WHOLE if small else WIDE if q > LONG else TILE
+        return WHOLE if small and self.op.stride[0] == 1 else TILE
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of the vectors of an item."""
+        p, q = self.plane
+        if self.kind == MAPS:
+            return 1, min(4, 1 << (self.groups - 1).bit_length())
+        if self.kind == POINTS:  # small maps have many channels, of which few vectors leave room for more
+            most = 8 if p * q >= 64 else 4
+            return 1, min(most, 1 << (p * q).bit_length() - 1) if self.patches else most
+        if self.patches and min(p, q) <= 2:
+            return (2, 2) if min(p, q) == 2 else (1, 1)
+        cols = LONG if self.kind == TILE and self.op.stride[0] == 1 and q > LONG else COLS
+        return self.most // cols, cols
 
     @property
     def vectors(self) -> int:
         """Vectors of an item."""
-        if self.kind == POINTS:  # small maps have many channels, of which few vectors leave room for more
-            return 8 if self.case.shape[2] * self.case.shape[3] >= 64 else 4
-        return min(4, 1 << (self.groups - 1).bit_length()) if self.kind == MAPS else self.most
+        return math.prod(self.tile)
 
     @property
     def wide(self) -> int:
         """Lines of a channel in one row."""
-        return COLS + 1 if self.kind == WHOLE else (self.cols - 1) * self.op.stride[1] + self.op.kernel[1]
+        return COLS + 1 if self.kind == WHOLE else (self.tile[1] - 1) * self.op.stride[1] + self.op.kernel[1]
 
     @property
     def lines(self) -> int:
         """Lines of a channel."""
         if self.kind in (POINTS, MAPS):
             return self.vectors
-        rows = self.most // self.cols
+        rows = self.tile[0]
         return self.wide * (rows + 1 if self.kind == WHOLE else (rows - 1) * self.op.stride[0] + self.op.kernel[0])
-
-    @property
-    def items(self) -> int:
-        """Work items of a chunk."""
-        _, _, p, q = self.case.shape
-        if self.kind == MAPS:
-            return -(-self.groups // self.vectors)
-        tiles = -(-p // (self.most // self.cols)) * -(-q // self.cols)
-        return self.groups * (-(-p * q // self.vectors) if self.kind == POINTS else tiles)
 
 
 def spread(case: Case, rows: Array, columns: Array, values: Array) -> tuple[Array, Array, Array]:
@@ -107,9 +114,9 @@ def spread(case: Case, rows: Array, columns: Array, values: Array) -> tuple[Arra
     return found[0][order], found[1][order], found[2][order]
 
 
-def csr_batch(v: int, node: Node, case: Case) -> Packed:
+def csr_batch(v: int, node: Node, case: Case, patches: bool = False) -> Packed:
     """The stored weights by chunk of filters, block of channels, and filter, those with few weights first."""
-    m, (rows, columns, values) = Batch(case, v), stored(node)
+    m, (rows, columns, values) = Batch(case, v, patches), stored(node)
     (_, c, h, w), (n, k, p, q), start = case.inputs[0], case.shape, bias(node, case.shape[1])
     if m.kind == MAPS:
         rows, columns, values = spread(case, rows, columns, values)
@@ -117,11 +124,12 @@ def csr_batch(v: int, node: Node, case: Case) -> Packed:
     channel, tap = np.divmod(columns.astype(np.int64), 1 if m.kind == MAPS else m.op.kernel[0] * m.op.kernel[1])
     size = fit(v, m.lines)
     size = -(-c // -(-c // size))  # blocks alike
-    chunk = chunk_of(k, m.vectors * v, m.items)
+    chunk = min(k, SUMS // (m.vectors * v))
     offsets = (channel % size * m.lines + tap // 3 * m.wide + tap % 3) * v
+    lanes = n * v if patches else n
     return {
         "bias": start, **in_visits((k, c), (chunk, size), (rows, channel), offsets, values),
-        "sizes": integers(size, chunk, m.vectors, m.kind, n),
+        "sizes": integers(size, chunk, *m.tile, m.kind, lanes, patches),
     }  # fmt: skip
 
 

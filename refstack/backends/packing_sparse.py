@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -67,12 +68,14 @@ class Planes:
         return 4 * (min(self.channel, vectors * self.v) if self.direct else self.channel)
 
 
-def first_cache() -> int:
-    """Bytes of a core's first data cache, as the C library tells them; 32 KiB, the usual size, where it does not."""
-    try:
-        return max(os.sysconf("SC_LEVEL1_DCACHE_SIZE"), 0) or 32 * 1024
-    except (ValueError, OSError):
-        return 32 * 1024
+def first_cache(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Bytes of a core's first data cache, as Linux tells them; 32 KiB, the usual size, where it does not."""
+    for index in sorted(caches.glob("index*")):
+        with suppress(OSError, ValueError):
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+            if level == "1" and kind == "Data":
+                return int(size.removesuffix("K")) * 1024
+    return 32 * 1024
 
 
 L1_BYTES = first_cache() - 4096  # the rest is for weights and sums on their way
@@ -84,9 +87,7 @@ def block_of_channels(v: int, case: Case, nnz: int) -> int:
     than the buffer and offsets of 16 bits hold."""
     (_, c, _, _), (_, k, p, q) = case.inputs[0], case.shape
     planes = Planes.of(v, case)
-    # on a map of one vector, where a weight is one load, more visits cost more than loads from the second cache
-    cache = 2 * L1_BYTES if planes.unfolded else L1_BYTES
-    fit = cache // planes.touched(min(TILE, -(-p * q // v)))
+    fit = L1_BYTES // planes.touched(min(TILE, -(-p * q // v)))
     most = min(c, planes.room // planes.channel)
     return min(most, max(1, fit, LEAST_RUN * k * c // max(1, nnz)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from refstack import ops
-from refstack.kernels import Reorder
+from refstack.kernels import Reorder, patch_grid
 from refstack.ops import Op, Shape
 from refstack.verification.cases import Blocks, Choose, activation, pair, plane, sizes, square_plane
 
@@ -77,6 +77,8 @@ def conv_map(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     st, size, n = choose.integer(1, 2), choose.among((2, 2, 4, 8)), choose.integer(1, 2)
     k = choose.integer(1, 6) * blocks[0] - choose.integer(0, 1)
     (c,) = sizes(choose, blocks, 1, MOST_MACS // (9 * size * size * n * k))
+    if size == 2 and choose.integer(0, 3) == 3:  # more channels than any cache or buffer of planes holds
+        n, c, k = 1, 1400, choose.integer(1, 9)
     return ops.Conv2d((3, 3), (st, st), (1,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, size * st, size * st),)
 
 
@@ -112,6 +114,20 @@ def conv_beside(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
         n, c, p, q, k, groups = lane, 2 * lane + choose.integer(1, 9), choose.integer(1, 3), 8 + q, 3, 1
     h, w, padding = square_plane(choose, p, q, r, st)
     return ops.Conv2d((r, r), (st, st), padding, (1, 1), k, groups, activation(choose)), ((n, c, h, w),)
+
+
+def conv_patches(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+    """Images that fall into a vector of patches, each of some whole pixels, for kernels whose vectors are patches."""
+    rows, cols = patch_grid(lanes(blocks))
+    r, st, n = choose.among((3, 3, 3, 1)), choose.integer(1, 2), choose.integer(1, 2)
+    p, q = choose.integer(1, 4), choose.integer(1, 4)
+    if choose.integer(0, 3) == 3:  # a tile and more
+        p, q = choose.integer(5, 9), choose.integer(7, 9)
+    if choose.integer(0, 1) == 1:
+        q = p
+    h, w = p * rows * st, q * cols * st
+    c, k = sizes(choose, blocks, 2, max(1, MOST_MACS // (n * h * w * r * r)))
+    return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), k, 1, activation(choose)), ((n, c, h, w),)
 
 
 def conv_padding(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
@@ -164,7 +180,7 @@ def conv_named(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     c, k, h, r, st, g = choose.among((
         (3, 16, 16, 3, 1, 1), (3, 8, 14, 7, 2, 1), (16, 32, 8, 3, 2, 1), (16, 16, 8, 3, 1, 1), (16, 32, 8, 1, 2, 1),
         (32, 32, 8, 3, 1, 32), (32, 32, 9, 3, 2, 32), (32, 64, 4, 1, 1, 1), (64, 64, 2, 3, 1, 1), (16, 8, 7, 5, 1, 1),
-        (512, 8, 2, 3, 1, 1), (512, 20, 2, 3, 1, 1),
+        (512, 20, 2, 3, 1, 1), (1400, 8, 2, 3, 1, 1),
     ))  # fmt: skip
     return ops.Conv2d((r, r), (st, st), (r // 2,) * 4, (1, 1), k, g, activation(choose)), ((1, c, h, h),)
 
@@ -194,8 +210,11 @@ def linear_many(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 
 def image(choose: Choose, blocks: Blocks) -> Shape:
-    """(n, c, h, w)."""
-    return (choose.integer(1, 3), *sizes(choose, blocks, 3, 2**15))
+    """(n, c, h, w), now and then of whole patches."""
+    n, c, h, w = choose.integer(1, 3), *sizes(choose, blocks, 3, 2**15)
+    if choose.integer(0, 3) == 3:
+        c, (h, w) = min(c, 33), (choose.integer(1, 5) * size for size in patch_grid(lanes(blocks)))
+    return n, c, h, w
 
 
 def any_shape(choose: Choose, blocks: Blocks) -> Shape:
@@ -213,6 +232,17 @@ def pooling(kind: type[ops.MaxPool2d] | type[ops.AvgPool2d]) -> Family:
             counted = choose.integer(0, 1) == 1
             return ops.AvgPool2d(kernel, stride, padding, dilation, counted), ((n, c, h, w),)
         return kind(kernel, stride, padding, dilation), ((n, c, h, w),)
+
+    return draw
+
+
+def pooling_beside(kind: type[ops.MaxPool2d] | type[ops.AvgPool2d]) -> Family:
+    def draw(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
+        """Windows side by side, a whole number of them in each of a vector of patches."""
+        kernel, (rows, cols) = pair(choose, 1, 3), patch_grid(lanes(blocks))
+        c, p, q = sizes(choose, blocks, 3, 2**6)
+        shape = choose.integer(1, 2), c, p * rows * kernel[0], q * cols * kernel[1]
+        return kind(kernel, kernel), (shape,)
 
     return draw
 
@@ -252,7 +282,7 @@ def quantize(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
 
 def reorder(choose: Choose, blocks: Blocks) -> tuple[Op, Shapes]:
     """Between two layouts, blocked by a vector of the row's."""
-    layouts = ["nchw", "nhwc", *(f"nchw{block}{axis}" for block in blocks for axis in "cn")]
+    layouts = ["nchw", "nhwc", *(f"nchw{block}{axis}" for block in blocks for axis in "cnp")]
     source = choose.among(layouts)
     target = choose.among([layout for layout in layouts if layout != source])
     n, *rest = image(choose, blocks)
@@ -268,9 +298,13 @@ FAMILIES: dict[str, dict[str, Family]] = {
         "depthwise": conv_depthwise, "depthwise_general": conv_depthwise_general, "deep": conv_deep,
         "deepest": conv_deepest, "wide": conv_wide, "map": conv_map, "tiles": conv_tiles,
         "images": conv_images, "padding": conv_padding, "named": conv_named, "beside": conv_beside,
+        "patches": conv_patches,
     },
     "linear": {"general": linear_general, "deep": linear_deep, "deepest": linear_deepest, "many": linear_many},
-    "maxpool": {"general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d)},
+    "maxpool": {
+        "general": pooling(ops.MaxPool2d), "halves": pooling_halves(ops.MaxPool2d),
+        "beside": pooling_beside(ops.MaxPool2d),
+    },
     "avgpool": {"general": pooling(ops.AvgPool2d), "halves": pooling_halves(ops.AvgPool2d)},
     "batchnorm": {
         "general": lambda choose, blocks: (ops.BatchNorm(choose.among((1e-5, 1e-3))), (image(choose, blocks),))
