@@ -126,6 +126,16 @@ def test_rows_without_fault_break_no_rule() -> None:
     assert [each.level for each in check(odd)] == sorted(each.level for each in check(odd))
 
 
+@pytest.mark.parametrize(("format", "most"), [("dense", 4), ("ternary+dense", 4), ("int8+dense", 8)])
+def test_the_roof_is_what_an_algorithm_can_save(format: str, most: int) -> None:
+    """F(4,3) takes a quarter of the products, and int8's two of them a lane."""
+    env, first = whole()[0]["env"] | {"roofs": [{"threads": 1, "flops": 1e9}]}, whole()[0]
+    for factor, rules in ((0.99, set()), (1.01, {"roof"})):
+        macs = factor * most * 1e9 * first["latency_p50_ms"] * 1e-3 / 2
+        found = check([first | {"env": env, "format": format, "macs": macs}])
+        assert {each.rule for each in found} & {"roof"} == rules
+
+
 def test_merge_keeps_each_row_once(tmp_path: Path) -> None:
     first, second = journal(tmp_path / "a.jsonl", shelf()), dumped(tmp_path / "b.json", [*shelf(), row(seed=9)])
     for name in ("c.jsonl", "c.json"):
