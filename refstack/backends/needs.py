@@ -252,11 +252,11 @@ def from_to(sources: tuple[str, ...], targets: tuple[str, ...]) -> Need:
     return need
 
 
-def decoded(row: Kernel) -> Kernel:
-    """Winograd for layers that kept too much to win by what is gone: zeros are multiplied, but a quarter as often.
+def decoded(row: Kernel, least: float = 0.25) -> Kernel:
+    """Winograd for layers that kept too much to win by what is gone: zeros are multiplied, but seldom.
 
     Where more is gone the sparse row wins (docs/sparse.md). Where few weights make a sum, the plain loop over them is
     so exact that Winograd's errors would be too large beside its.
     """
-    enough = (channels_at_least(32), density_at_least(0.25))
+    enough = (channels_at_least(32), density_at_least(least))
     return replace(row, format="csr", summary=f"{row.summary}; zeros, too", needs=(*row.needs, *enough))

@@ -154,7 +154,7 @@ def _csr(v: int) -> tuple[Kernel, ...]:
         _row("conv2d.csr.columns", "conv2d_csr_columns", "vectors of columns (image, pixel), 1x1",
              needs=(one_group, columns_at_least(v, 0.25)), layouts=(f"nchw{v}c",) * 2,
              pack=partial(packing_images.csr_columns, v), blocks=(v, 4, 8)),
-        *(decoded(_winograd(v, m)) for m in (4, 2)),
+        *(decoded(_winograd(v, m), least) for m, least in ((4, 0.25), (2, 0.33))),
         _row("conv2d.csr.patches", "conv2d_csr_batch", "vectors of one pixel of many patches of an image",
              needs=(one_group, patches_of(v)), layouts=(f"nchw{v}p",) * 2,
              pack=partial(packing_images.csr_batch, v, patches=True), blocks=(v, 4, 8)),
