@@ -126,12 +126,13 @@ def patch_grid(block: int) -> tuple[int, int]:
     return rows, block // rows
 
 
-def misfit(layout: str, shape: Shape) -> str | None:
-    """Why a layout cannot hold a value, or None: images that do not fall into its patches."""
+def misfit(layout: str, shape: Shape, step: tuple[int, int] = (1, 1)) -> str | None:
+    """Why a layout cannot hold a value, or None: images that do not fall into its patches, each of whole steps."""
     if not of_patches(layout):
         return None
     (h, w), (rows, cols) = shape[2:], patch_grid(layout_block(layout))
-    return f"image is {h}x{w}, {layout} needs multiples of {rows}x{cols}" if h % rows or w % cols else None
+    tall, wide = rows * step[0], cols * step[1]
+    return f"image is {h}x{w}, {layout} needs multiples of {tall}x{wide} here" if h % tall or w % wide else None
 
 
 @dataclass(frozen=True)

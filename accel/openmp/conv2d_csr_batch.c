@@ -110,7 +110,7 @@ void rs_conv2d_csr_batch(const rs_args *a) {
     const layer m = layer_of(a);
     void (*const filters)(pass *) = visitor(&m);
     const int64_t chunks = rs_ceil(m.k, m.chunk), blocks = rs_ceil(m.c, m.size);
-    const int64_t shares = m.items * chunks % rs_threads() ? rs_threads() : 1;
+    const int64_t shares = rs_shares(m.items * chunks);
     beside neighbours[9];
     for (int i = 0; m.patches && i < 9; i++) neighbours[i] = beside_of(i / 3 - 1, i % 3 - 1);
     int32_t mine[RS_VISITS];

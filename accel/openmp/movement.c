@@ -10,8 +10,8 @@
 
    Reads      x;  concat: pack[0] int64 (inputs,) the bytes of one image of each input
    Writes     y
-   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  cut, join: a row of patches, of a channel or block;  the
-              others: RS_V pixels, or one, of a block
+   Threads    flatten: pieces of 16 KiB;  concat: (image, input);  cut, join: a row of patches of a channel, or a block;
+              the others: RS_V pixels, or one, of a block
    Cost       bandwidth; bitwise */
 #include "rs_transpose.h"
 

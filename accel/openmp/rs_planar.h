@@ -49,7 +49,7 @@ RS_INLINE void rs_planar(const rs_args *a, rs_filter *eight, rs_filter *four, rs
     const rs_planes m = rs_planes_of(a);
     /* a share of the filters for each thread where tiles alone do not share out evenly: each makes the planes anew. How
        filters are dealt out changes no sum. */
-    const int64_t shares = a->n * tiles % rs_threads() ? rs_threads() : 1, each = rs_ceil(a->k, shares);
+    const int64_t shares = rs_shares(a->n * tiles), each = rs_ceil(a->k, shares);
     int32_t mine[RS_VISITS];
     _Alignas(64) float buffer[RS_ROOM + (RS_TILE + 1) * RS_V];
 #pragma omp for collapse(3) schedule(static)

@@ -172,8 +172,10 @@ def patches_of(v: int) -> Need:
         r, st, pd = op.kernel[0], op.stride[0], op.padding
         if window_1x1_or_3x3(case) or op.stride != (st, st) or op.kernel != (r, r) or pd != (r // 2,) * 4:
             return f"{op}; this kernel needs 1x1 or 3x3 at stride 1 or 2 with padding of half a window"
-        if h % (rows * st) or w % (cols * st) or h * w == rows * cols:
-            return f"image is {h}x{w} at stride {st}, this kernel needs {rows}x{cols} patches of several whole pixels"
+        if reason := misfit(f"nchw{v}p", case.inputs[0], op.stride):
+            return reason
+        if h * w == v:
+            return f"image is {h}x{w}, this kernel needs patches of several pixels"
         used, (tall, wide) = p * q // v, packing_images.Batch(case, v, True).tile
         tiles = used if r == 1 else -(-p // rows // tall) * -(-q // cols // wide) * tall * wide
         return None if used >= 0.75 * tiles else f"{used} of {tiles} vectors of its tiles are used, wanted 75%"
@@ -185,15 +187,14 @@ def whole_patches(v: int) -> Need:
     """Windows side by side, none of which lies in two patches; or single pixels."""
 
     def need(case: Case) -> str | None:
-        if image(case):
-            return image(case)
-        n, c, h, w = case.inputs[0]
-        if isinstance(case.op, Window):
-            op = case.op
-            if op.kernel != op.stride or any(op.padding) or op.dilation != (1, 1):
-                return f"windows {op.kernel} at {op.stride}, padding {op.padding}; this kernel needs them side by side"
-            h, w = (size // step if size % step == 0 else 1 for size, step in zip((h, w), op.kernel, strict=True))
-        return misfit(f"nchw{v}p", (n, c, h, w))
+        if reason := image(case):
+            return reason
+        if not isinstance(case.op, Window):
+            return misfit(f"nchw{v}p", case.inputs[0])
+        op = case.op
+        if op.kernel != op.stride or any(op.padding) or op.dilation != (1, 1):
+            return f"windows {op.kernel} at {op.stride}, padding {op.padding}; this kernel needs them side by side"
+        return misfit(f"nchw{v}p", case.inputs[0], op.kernel)
 
     return need
 
