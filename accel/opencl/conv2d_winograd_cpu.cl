@@ -10,7 +10,8 @@
 
    Reads      x nchw16c;  bias (k rounded up to V,);  w [A*A][k / (KB*V)][c][KB][V k];  sizes int64 {KB (2), ..}
    Writes     y nchw16c
-   Scratch    V [A*A][c / V][tiles][V], then products [A*A][k / V][tiles][V], of all images
+   Scratch    V [A*A][c / V][tiles][V], then products [A*A][k / V][tiles][V], of all images; behind a point an unused
+              vector where their number would be even
    Work-item  transform, finish: a row of tiles of one block of channels.  multiply: a group of blocks at one point, 48
               tiles
    Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes and
@@ -66,13 +67,16 @@ RS_INLINE void from_points(rs_vec *d, const int step) {
 }
 
 RS_INLINE int tiles(rs_args a) { return a.n * rs_ceil(a.p, M) * rs_ceil(a.q, M); }
+/* Numbers from a point of so many blocks to the next one. An odd number of vectors: points at distances of a power of
+   two would take each other's places in the first cache. */
+RS_INLINE int apart(rs_args a, int blocks) { return (blocks * tiles(a) | 1) * V; }
 RS_INLINE __global float *products(rs_args a, __global float *scratch) {
-    return scratch + A * A * tiles(a) * rs_ceil(a.c, V) * V;
+    return scratch + A * A * apart(a, rs_ceil(a.c, V));
 }
 
 RS_ALONE transform(ARGUMENTS RS_WHICH) {
     const int row = rs_item(0), rows = rs_ceil(a.p, M), columns = rs_ceil(a.q, M), blocks = rs_ceil(a.c, V);
-    const int block = rs_item(1), n = row / rows, h0 = row % rows * M - a.pd0, point = blocks * tiles(a) * V;
+    const int block = rs_item(1), n = row / rows, h0 = row % rows * M - a.pd0, point = apart(a, blocks);
     x += (n * blocks + block) * a.h * a.w * V;
     scratch += (block * tiles(a) + row * columns) * V;
     for (int column = 0; column < columns; column++, scratch += V) {
@@ -102,17 +106,17 @@ RS_ALONE multiply(ARGUMENTS RS_WHICH) {
     const int start = rs_item(0) * 48, end = min(count, start + 48);
     rs_span g;
     rs_span_of(rs_item(1), outs, sizes[0], &g);
-    const rs_image m = {.x = scratch + point * blocks * count * V, .w = w + (point * outs + g.first) * blocks * V * V,
+    const rs_image m = {.x = scratch + point * apart(a, blocks), .w = w + (point * outs + g.first) * blocks * V * V,
                         .tiles = start * g.size / SUMS, .table = 0, .blocks = blocks, .h = 1, .r = 1, .s = 1, .st = 1,
                         .dh = 1, .line = count * V, .residue = 0, .sw = 1, .dw = 1, .next = count * V};
-    __global float *to = products(a, scratch) + ((point * outs + g.first) * count + start) * V;
+    __global float *to = products(a, scratch) + point * apart(a, outs) + (g.first * count + start) * V;
     if (g.size == 2) rs_line(&m, 0, start, end, to, 2);
     else rs_line(&m, 0, start, end, to, 1);
 }
 
 RS_ALONE finish(ARGUMENTS RS_WHICH) {
     const int row = rs_item(0), rows = rs_ceil(a.p, M), columns = rs_ceil(a.q, M), outs = rs_ceil(a.k, V);
-    const int block = rs_item(1), n = row / rows, p0 = row % rows * M, point = outs * tiles(a) * V;
+    const int block = rs_item(1), n = row / rows, p0 = row % rows * M, point = apart(a, outs);
     __global const float *from = products(a, scratch) + (block * tiles(a) + row * columns) * V;
     const rs_vec b = rs_load(bias + block * V);
     y += ((n * outs + block) * a.p + p0) * a.q * V;

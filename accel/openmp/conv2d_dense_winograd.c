@@ -11,36 +11,39 @@
    Weights    [A*A][k / (KB*V)][c][KB][V k]: for each of the A*A points the panels that a register tile streams
    Reads      x nchw<V>c;  pack[0] weights;  pack[1] int64 {KB (2), images in a pass};  bias
    Writes     y nchw<V>c
-   Scratch    V [A*A][c / V][tiles][V], then products [A*A][k / V][tiles][V], for the tiles of a pass
+   Scratch    V [A*A][c / V][tiles][V], then products [A*A][k / V][tiles][V], for the tiles of a pass; behind a point an
+              unused vector where their number would be even
    Threads    (channel block, row of tiles); (point, group of blocks); (block, row of tiles)
    Cost       n*k*c * p*q * (A/M)^2 multiply-adds and as many transforms; weights are (A/3)^2 times as many bytes and
               come while the panel before them is multiplied; on small maps at n = 1 the larger of both bounds it
    Source     Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, CVPR 2016 */
 #include "rs_groups.h"
 
-enum { MOST = 12, AHEAD = 64 * RS_V }; /* tiles in registers; numbers to fetch weights ahead */
+enum { MOST = 12, SPAN = 8, AHEAD = 64 * RS_V }; /* tiles: in registers, transformed together; numbers fetched ahead */
 
 typedef struct {
     int64_t tiles, rows, columns, images, c, k; /* of a pass; of an image; channels rounded up to whole blocks */
+    int64_t in, out; /* numbers from a point's inputs, its products, to the next one's */
 } grid;
 
-/* One row or column of B' d: A numbers at distance `step`. */
-RS_INLINE void to_points(const rs_vec *d, rs_vec *out, const int step, const int M) {
-#define D(i) d[(i) * step]
-#define O(i) out[(i) * step]
+/* Numbers of so many vectors, made odd: points at distances of a power of two would take each other's places in the
+   first cache. */
+RS_INLINE int64_t apart(int64_t vectors) { return (vectors | 1) * RS_V; }
+
+/* One row or column of B' d. */
+RS_INLINE void to_points(rs_vec *d, const int M) {
     if (M == 2) {
-        const rs_vec a = D(0) - D(2), b = D(1) + D(2), c = D(2) - D(1), e = D(1) - D(3);
-        O(0) = a, O(1) = b, O(2) = c, O(3) = e;
+        const rs_vec sum = d[1] + d[2], difference = d[2] - d[1];
+        d[0] = d[0] - d[2], d[3] = d[1] - d[3];
+        d[1] = sum, d[2] = difference;
     } else {
-        const rs_vec d0 = D(0), d1 = D(1), d2 = D(2), d3 = D(3), d4 = D(4), d5 = D(5);
-        const rs_vec even = d4 - 4.0f * d2, odd = d3 - 4.0f * d1, near = d4 - d2, far = 2.0f * (d3 - d1);
-        O(0) = 4.0f * d0 - 5.0f * d2 + d4;
-        O(1) = even + odd, O(2) = even - odd;
-        O(3) = near + far, O(4) = near - far;
-        O(5) = 4.0f * d1 - 5.0f * d3 + d5;
+        const rs_vec even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1];
+        const rs_vec near = d[4] - d[2], far = 2.0f * (d[3] - d[1]);
+        d[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+        d[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+        d[1] = even + odd, d[2] = even - odd;
+        d[3] = near + far, d[4] = near - far;
     }
-#undef D
-#undef O
 }
 
 /* One row or column of A' m: A numbers at distance `step` become M. */
@@ -59,30 +62,35 @@ RS_INLINE void from_points(const rs_vec *m, rs_vec *out, const int step, const i
 #undef P
 }
 
-/* V of one row of tiles, one block of channels. */
+/* V of up to SPAN tiles of a row from tile `first` on, one block of channels. A column of inputs is transformed once
+   for both tiles that it lies in. */
 RS_INLINE void transform(const rs_args *a, const float *x, float *points, const grid *g, int64_t row, int64_t first,
                          const int M) {
     const int A = M + 2;
-    const int64_t h0 = row * M - a->pd[0];
-    for (int64_t column = 0; column < g->columns; column++) {
-        const int64_t w0 = column * M - a->pd[1];
-        rs_vec d[6 * 6];
-        for (int i = 0; i < A; i++) {
-            const int64_t h = h0 + i;
-            const float *line = x + (h * a->w + w0) * RS_V;
-            if (h < 0 || h >= a->h)
-                RS_UNROLL for (int j = 0; j < A; j++) d[i * A + j] = (rs_vec){0};
-            else if (w0 >= 0 && w0 + A <= a->w)
-                RS_UNROLL for (int j = 0; j < A; j++) d[i * A + j] = rs_load(line + j * RS_V);
-            else
-                for (int j = 0; j < A; j++)
-                    d[i * A + j] = w0 + j >= 0 && w0 + j < a->w ? rs_load(line + j * RS_V) : (rs_vec){0};
-        }
-        RS_UNROLL for (int j = 0; j < A; j++) to_points(d + j, d + j, A, M);
-        RS_UNROLL for (int i = 0; i < A; i++) to_points(d + i * A, d + i * A, 1, M);
-        float *to = points + (first + column) * RS_V;
-        RS_UNROLL for (int i = 0; i < A * A; i++) rs_store(to + i * g->tiles * g->c, d[i]);
+    const int64_t count = rs_min(SPAN, g->columns - first), w0 = first * M - a->pd[1];
+    const rs_vec outside = {0};
+    const float *line[6]; /* rows of x, or one vector of padding over and over */
+    int64_t step[6];
+    RS_UNROLL for (int i = 0; i < A; i++) {
+        const int64_t h = row * M - a->pd[0] + i, inside = h >= 0 && h < a->h;
+        line[i] = inside ? x + (h * a->w + w0) * RS_V : (const float *)&outside;
+        step[i] = inside ? RS_V : 0;
     }
+    rs_vec columns[SPAN * 4 + 2][6];
+    for (int64_t j = 0; j < count * M + 2; j++) {
+        const int inside = w0 + j >= 0 && w0 + j < a->w;
+        rs_vec d[6];
+        RS_UNROLL for (int i = 0; i < A; i++) d[i] = inside ? rs_load(line[i] + j * step[i]) : outside;
+        to_points(d, M);
+        RS_UNROLL for (int i = 0; i < A; i++) columns[j][i] = d[i];
+    }
+    for (int64_t t = 0; t < count; t++, points += RS_V)
+        RS_UNROLL for (int i = 0; i < A; i++) {
+            rs_vec d[6];
+            RS_UNROLL for (int j = 0; j < A; j++) d[j] = columns[t * M + j][i];
+            to_points(d, M);
+            RS_UNROLL for (int j = 0; j < A; j++) rs_store(points + (i * A + j) * g->in, d[j]);
+        }
 }
 
 /* products[b][t0 .. t0+TB][V] = sum over c of U[c][b] * V[c][t] for KB blocks. With NEXT a vector of what `next` points
@@ -130,18 +138,19 @@ static multiply_fn *const MULTIPLY[2] = {multiply_1, multiply_2};
 RS_INLINE void finish(const rs_args *a, const float *products, float *y, const grid *g, int64_t row, int64_t first,
                       rs_vec bias, const int M) {
     const int A = M + 2;
-    const int64_t point = g->k * g->tiles;
-    for (int64_t column = 0; column < g->columns; column++) {
+    const int64_t activation = a->activation, next = a->q * RS_V, rows = rs_min(M, a->p - row * M);
+    float *corner = y + row * M * next;
+    for (int64_t column = 0; column < g->columns; column++, corner += M * RS_V) {
         const float *from = products + (first + column) * RS_V;
         rs_vec m[6 * 6];
-        RS_UNROLL for (int i = 0; i < A * A; i++) m[i] = rs_load(from + i * point);
+        RS_UNROLL for (int i = 0; i < A * A; i++) m[i] = rs_load(from + i * g->out);
         RS_UNROLL for (int j = 0; j < A; j++) from_points(m + j, m + j, A, M);
         RS_UNROLL for (int i = 0; i < M; i++) from_points(m + i * A, m + i * A, 1, M);
-        const int64_t rows = rs_min(M, a->p - row * M), columns = rs_min(M, a->q - column * M);
-        float *corner = y + (row * M * a->q + column * M) * RS_V;
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; j < columns; j++)
-                rs_store(corner + (i * a->q + j) * RS_V, rs_activate(m[i * A + j] + bias, a->activation));
+        const int64_t columns = rs_min(M, a->q - column * M);
+        RS_UNROLL for (int i = 0; i < M; i++) RS_UNROLL for (int j = 0; j < M; j++) {
+            const rs_vec done = rs_activate(m[i * A + j] + bias, activation);
+            if (i < rows && j < columns) rs_store(corner + i * next + j * RS_V, done);
+        }
     }
 }
 
@@ -155,21 +164,24 @@ RS_INLINE void winograd(const rs_args *a, const int M) {
         grid g = {.rows = rs_ceil(a->p, M), .columns = rs_ceil(a->q, M), .images = rs_min(pass, a->n - n0),
                   .c = blocks * RS_V, .k = outs * RS_V};
         g.tiles = g.images * g.rows * g.columns;
-        float *points = a->scratch, *products = points + A * A * g.tiles * g.c;
+        g.in = apart(g.tiles * blocks), g.out = apart(g.tiles * outs);
+        float *points = a->scratch, *products = points + A * A * g.in;
 #pragma omp for collapse(3) schedule(static)
         for (int64_t n = 0; n < g.images; n++)
             for (int64_t block = 0; block < blocks; block++)
                 for (int64_t row = 0; row < g.rows; row++) {
                     const float *x = (const float *)a->x[0] + ((n0 + n) * blocks + block) * a->h * a->w * RS_V;
-                    transform(a, x, points + block * g.tiles * RS_V, &g, row, (n * g.rows + row) * g.columns, M);
+                    float *to = points + (block * g.tiles + (n * g.rows + row) * g.columns) * RS_V;
+                    for (int64_t first = 0; first < g.columns; first += SPAN)
+                        transform(a, x, to + first * RS_V, &g, row, first, M);
                 }
 #pragma omp for collapse(2) schedule(static)
         for (int64_t point = 0; point < A * A; point++)
             for (int64_t group = 0; group < groups; group++) {
                 const rs_group part = rs_group_of(group, outs, most);
                 const float *panel = u + (point * outs + part.first) * g.c * RS_V;
-                float *to = products + (point * outs + part.first) * g.tiles * RS_V;
-                MULTIPLY[part.size - 1](panel, points + point * g.tiles * g.c, to, &g);
+                float *to = products + point * g.out + part.first * g.tiles * RS_V;
+                MULTIPLY[part.size - 1](panel, points + point * g.in, to, &g);
             }
 #pragma omp for collapse(3) schedule(static)
         for (int64_t n = 0; n < g.images; n++)

@@ -77,6 +77,15 @@ typedef int32_t rs_ivec_any __attribute__((vector_size(4 * RS_V), aligned(4), ma
    gcc would compute an address for each. */
 #define RS_OPAQUE(p) __asm__("" : "+r"(p))
 
+/* A vector that stays in a register: gcc would load one from memory again for each use. */
+#if defined(__x86_64__)
+#define RS_KEEP(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define RS_KEEP(v) __asm__("" : "+w"(v))
+#else
+#define RS_KEEP(v) ((void)0)
+#endif
+
 RS_INLINE rs_vec rs_load(const float *x) { return *(const rs_vec_any *)x; }
 RS_INLINE void rs_store(float *y, rs_vec v) { *(rs_vec_any *)y = v; }
 RS_INLINE rs_vec rs_all(float x) { return x - (rs_vec){0}; } /* x in every lane */
@@ -116,6 +125,9 @@ RS_INLINE int64_t rs_threads(void) {
     return 1;
 #endif
 }
+
+/* How many threads share each of so many items: all of them, where items alone do not share out evenly. */
+RS_INLINE int64_t rs_shares(int64_t items) { return items % rs_threads() ? rs_threads() : 1; }
 
 RS_INLINE int64_t rs_min(int64_t a, int64_t b) { return a < b ? a : b; }
 RS_INLINE int64_t rs_max(int64_t a, int64_t b) { return a > b ? a : b; }

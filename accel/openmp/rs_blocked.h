@@ -65,8 +65,10 @@ RS_INLINE void tile(const image *m, int64_t tile, int64_t p, int64_t q, const in
                     }
                 }
         }
+    const int64_t activation = m->activation, plane = m->p * m->q * RS_V; /* else loaded again after each store */
+    float *y = m->y + (p * m->q + q) * RS_V;
     RS_UNROLL for (int b = 0; b < KB; b++) RS_UNROLL for (int i = 0; i < PX; i++)
-        rs_store(m->y + ((b * m->p + p) * m->q + q + i) * RS_V, rs_activate(acc[b][i], m->activation));
+        rs_store(y + b * plane + i * RS_V, rs_activate(acc[b][i], activation));
 }
 
 /* Pixels q0 .. q1 of output row p: the widest tiles that fit, then narrower ones. */

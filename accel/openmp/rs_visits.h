@@ -4,9 +4,6 @@
 
 #include "rs.h"
 
-/* How many share the filters of each of so many items: all threads, where items alone do not share out evenly. */
-RS_INLINE int64_t rs_shares(int64_t items) { return items % rs_threads() ? rs_threads() : 1; }
-
 /* Those of the visits from .. to - 1 whose filter is one of `each` from `least` on. Without a branch, which would be
    guessed wrong every other time. */
 enum { RS_VISITS = 256 };

@@ -42,10 +42,10 @@ def offset_image(lanes: int, case: Case) -> int:
 
 
 def transformed(v: int, algorithm: Winograd, case: Case) -> int:
-    """The tiles of one pass at all points, inputs and products."""
+    """The tiles of one pass at all points, inputs and products: of each point an odd number of vectors."""
     tiles, images = packing.tile_grid(algorithm.m, case)
-    channels = sum(-(-c // v) * v for c in (case.inputs[0][1], case.shape[1]))
-    return 4 * (algorithm.m + 2) ** 2 * tiles * images * channels
+    vectors = sum(-(-c // v) * tiles * images | 1 for c in (case.inputs[0][1], case.shape[1]))
+    return 4 * v * (algorithm.m + 2) ** 2 * vectors
 
 
 def points(v: int, case: Case) -> int:

@@ -62,7 +62,7 @@ def _winograd(m: int) -> Kernel:
         return case.shape[0] * -(-case.shape[2] // m), blocks(channels)
 
     def scratch(case: Case) -> int:
-        return 4 * points * tiles(case) * V * (blocks(case.inputs[0][1]) + blocks(case.shape[1]))
+        return 4 * points * V * sum(tiles(case) * blocks(c) | 1 for c in (case.inputs[0][1], case.shape[1]))
 
     sizes: dict[str, Size] = {
         "transform": lambda case: lines(case, case.inputs[0][1]),
