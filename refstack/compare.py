@@ -8,6 +8,7 @@ Next: verification/harness.py
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -206,7 +207,7 @@ class _Values:
 class PlanCheck:
     """The verdict on a plan.
 
-    layers          a Check for every step, each on the inputs that the plan itself gave it
+    layers          a Check for every step, each on the inputs that the plan itself gave it; of all parts of the batch
     repeatable      the whole plan as one call gives the bits that the steps gave one by one
     logit_error     max |y - float64 reference| over the logits; `logit_scale` the largest logit
     """
@@ -248,23 +249,39 @@ def check_plan(plan: Plan, x: Array, oracle: Array | None = None, graph: Graph |
         raise UsageError(f"{plan.graph.name}: its plan was made from a file; to check it, give what `load` reads there")
     graph = graph or plan.graph
     known = {node.name: node for node in graph}
-    values, layers = _Values(graph, x), []
+    layers: list[Check] = []
+    stepwise = []
     with plan.lock:
-        plan.x[...] = x
-        for step in plan.steps:
-            lost = values.lost(step)
-            verdict = check_step(step, plan.threads, known.get(step.node.name))
-            layers.append(replace(verdict, worst=np.inf, problem=lost) if lost else verdict)
-            values.keep(step)
-        stepwise = plan.y.copy()
-    if layers and values.differs(graph.output, stepwise):
-        layers[-1] = replace(layers[-1], worst=np.inf, problem=f"the output is not what {graph.output} wrote")
+        for part in plan.parts:
+            plan.x[...] = x[part]
+            found = _check_part(plan, x[part], graph, known)
+            layers = [both(*each) for each in zip(layers, found, strict=True)] if layers else found
+            stepwise.append(plan.y.copy())
     whole = plan.run(x)
     if oracle is None:
         oracle = run(graph, x.astype(np.float64))
     error = np.abs(whole - oracle).max()
-    repeatable = np.array_equal(stepwise, whole)
+    repeatable = np.array_equal(np.concatenate(stepwise), whole)
     return PlanCheck(tuple(layers), repeatable, float(error), float(np.abs(oracle).max()), whole)
+
+
+def _check_part(plan: Plan, x: Array, graph: Graph, known: Mapping[str, Node]) -> list[Check]:
+    """Of every step, on the images that the plan's x holds."""
+    values, layers = _Values(graph, x), []
+    for step in plan.steps:
+        lost = values.lost(step)
+        verdict = check_step(step, plan.threads, known.get(step.node.name))
+        layers.append(replace(verdict, worst=np.inf, problem=lost) if lost else verdict)
+        values.keep(step)
+    if layers and values.differs(graph.output, plan.y):
+        layers[-1] = replace(layers[-1], worst=np.inf, problem=f"the output is not what {graph.output} wrote")
+    return layers
+
+
+def both(one: Check, other: Check) -> Check:
+    """The verdict on a layer that was checked on two parts of a batch: the worse one's, all elements counted."""
+    worse = max(one, other, key=lambda each: (bool(each.problem), each.worst))
+    return replace(worse, compared=one.compared + other.compared, skipped=one.skipped + other.skipped)
 
 
 def reference_error(graph: Graph, x: Array, oracle: Array) -> float:

@@ -114,7 +114,7 @@ def evaluate(
 def _logits(made: Plan, x: Array) -> Array:
     if len(x) == made.batch:
         return made.run(x)
-    padded = np.zeros(made.x.shape, np.float32)
+    padded = np.zeros((made.batch, *x.shape[1:]), np.float32)
     padded[: len(x)] = x
     return made.run(padded)[: len(x)]
 

@@ -21,9 +21,21 @@ from refstack.backends import Step, backend, heap, rows
 from refstack.errors import ResourceError, ShapeError, UsageError
 from refstack.formats import Array
 from refstack.graph import INPUT, Graph, Node
-from refstack.kernels import Case, Choice, Kernel, Reorder, candidates, case_of, layout_shape, same_bytes, select
+from refstack.kernels import (
+    Case,
+    Choice,
+    Kernel,
+    Reorder,
+    candidates,
+    case_of,
+    layout_block,
+    layout_shape,
+    of_images,
+    same_bytes,
+    select,
+)
 from refstack.models import zoo
-from refstack.ops import Flatten, Shape
+from refstack.ops import Conv2d, Flatten, Shape
 
 
 @dataclass
@@ -57,7 +69,8 @@ class Draft:
 class Plan:
     """A network ready to run on `batch` images with `threads` threads.
 
-    steps           kernel calls in order, reorders included
+    part            images that go through all steps together, before the next ones do (`portion`)
+    steps           kernel calls in order, reorders included; of one part, as are x and y
     choices         node name -> the kernel it got
     arena_bytes     activations and scratch          weight_bytes    packed weights
     lean            the network's own weights are gone where kernels have theirs: graph and steps lack them
@@ -65,6 +78,7 @@ class Plan:
 
     graph: Graph
     batch: int
+    part: int
     threads: int
     backends: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -92,6 +106,11 @@ class Plan:
         """Kernels of backends that were not asked for by name."""
         return [step.kernel.name for step in self.steps if step.kernel.backend not in self.backends]
 
+    @property
+    def parts(self) -> list[slice]:
+        """Where the images of each part are in a batch."""
+        return [slice(start, start + self.part) for start in range(0, self.batch, self.part)]
+
     def run(self, x: Array) -> Array:
         """The network's output.
 
@@ -100,16 +119,20 @@ class Plan:
         Raises      ShapeError   x is not of the planned shape or not float32
         """
         x = np.asarray(x)
-        if x.shape != self.x.shape or x.dtype != np.float32:
+        wanted = (self.batch, *self.x.shape[1:])
+        if x.shape != wanted or x.dtype != np.float32:
             raise ShapeError(
-                f"{self.graph.name}: input is {x.dtype} {x.shape}, this plan wants float32 {self.x.shape}; "
+                f"{self.graph.name}: input is {x.dtype} {x.shape}, this plan wants float32 {wanted}; "
                 "make a plan for another batch"
             )
+        y = np.empty((self.batch, *self.y.shape[1:]), self.y.dtype)
         with self.lock:  # the arena is one: a second thread waits
-            self.x[...] = x
-            for segment in self.segments:
-                segment()
-            return self.y.copy()
+            for part in self.parts:
+                self.x[...] = x[part]
+                for segment in self.segments:
+                    segment()
+                y[part] = self.y
+        return y
 
 
 def plan(
@@ -133,7 +156,9 @@ def plan(
     for name, value in (("batch", batch), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise UsageError(f"plan: {name} is {value!r}, wanted a whole number of at least 1")
-    drafts, slots, output = choose(graph, int(batch), rows(backends), tuned or {})
+    kernels = rows(backends)
+    part = portion(graph, int(batch), kernels, int(threads))
+    drafts, slots, output = choose(graph, part, kernels, tuned or {})
     _share(drafts, slots, output)
     spans, scratch, blocks = _blocks(drafts, slots, output)
     offsets, arena_bytes = memory.offsets(blocks)
@@ -151,7 +176,7 @@ def plan(
     if lean:
         heap.trim()
     return Plan(
-        graph, int(batch), int(threads), backends, tuple(steps), choices, arena_bytes, weight_bytes,
+        graph, int(batch), part, int(threads), backends, tuple(steps), choices, arena_bytes, weight_bytes,
         views[0], views[output.index], segments, lean,
     )  # fmt: skip
 
@@ -163,6 +188,21 @@ def cases(graph: Graph, batch: int) -> dict[str, Case]:
         node.name: case_of(node, tuple(shapes[i] for i in node.inputs), dtypes[node.inputs[0]], dtypes[node.name])
         for node in graph
     }
+
+
+def portion(graph: Graph, batch: int, kernels: tuple[Kernel, ...], threads: int) -> int:
+    """How many images of a batch go through a network together: one vector of them a thread, where all convolutions
+    take images side by side. Such kernels gain nothing from more, and what a layer writes is still in the second cache
+    when the next one reads it. Others read their weights once for all images."""
+    if batch == 1:
+        return batch
+    drafts, _, _ = choose(graph, batch, kernels, {})
+    convolutions = [draft.choice.kernel for draft in drafts if isinstance(draft.case.op, Conv2d)]
+    layouts = {layout for kernel in convolutions for layout in kernel.layouts}
+    if len(layouts) != 1 or not of_images(layout := layouts.pop()):
+        return batch
+    part = layout_block(layout) * threads
+    return batch if batch % part else part
 
 
 def choose(

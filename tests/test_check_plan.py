@@ -10,7 +10,7 @@ import pytest
 from networks import images, integers, small
 
 from refstack.backends import backend
-from refstack.compare import Check, PlanCheck, check_plan
+from refstack.compare import Check, PlanCheck, both, check_plan
 from refstack.formats import Array
 from refstack.kernels import Kernel
 from refstack.memory import ALIGNMENT
@@ -101,3 +101,12 @@ def test_packed_arrays_are_contiguous_and_aligned(view: Callable[[Array], Array]
     assert made.flags.c_contiguous
     assert made.ctypes.data % ALIGNMENT == 0
     np.testing.assert_array_equal(made, array)
+
+
+def test_of_two_parts_the_worse_one_tells() -> None:
+    lost = replace(GOOD, worst=np.inf, problem="it does not get what b wrote")
+    for one, other in ((GOOD, BAD), (BAD, GOOD), (GOOD, lost), (lost, BAD)):
+        found = both(one, other)
+        assert not found.passed
+        assert (found.compared, found.worst) == (8, max(one.worst, other.worst))
+    assert both(GOOD, GOOD).passed

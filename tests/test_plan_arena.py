@@ -10,7 +10,7 @@ import pytest
 from networks import images, small
 
 import refstack as rs
-from refstack import memory, planner
+from refstack import kernels, memory, planner
 from refstack.backends import BACKENDS, Step, backend, rows
 from refstack.compression.trained import under
 from refstack.formats import Array, activate
@@ -20,6 +20,7 @@ from refstack.memory import Block
 from refstack.models import MODELS, zoo
 from refstack.models.builder import Builder
 from refstack.ops import Add
+from refstack.planner import Plan
 from refstack.verification.verdicts import verdict
 
 USABLE = [name for name in BACKENDS if not backend(name).unavailable()]
@@ -218,3 +219,42 @@ def test_layouts_of_the_same_bytes_need_no_reorder() -> None:
     if "openmp" in USABLE:
         plan = rs.plan(rs.compress(zoo.load("resnet18"), "dense"), backends=("openmp",))
         assert not any(isinstance(step.case.op, Reorder) for step in plan.steps)
+
+
+def lanes() -> int:
+    """Images that lie side by side in a vector of the OpenMP kernels."""
+    return max(kernels.layout_block(x) for row in rows(("openmp",)) for x in row.layouts if kernels.of_images(x))
+
+
+def sparse(threads: int, batch: int) -> tuple[Graph, Plan]:
+    graph, _ = under("mobilenet", zoo.load("mobilenet"), "weight-uniform-0.9")
+    return graph, rs.plan(graph, batch, ("openmp",), threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_images_side_by_side_go_a_vector_of_them_a_thread(threads: int) -> None:
+    part = lanes() * threads
+    graph, made = sparse(threads, 3 * part)
+    assert (made.part, len(made.parts), made.x.shape[0]) == (part, 3, part)
+    x = images(graph, made.batch)
+    assert rs.check_plan(made, x).passed
+    one = rs.plan(graph, part, ("openmp",), threads)
+    assert np.array_equal(made.run(x), np.concatenate([one.run(x[each]) for each in made.parts]))
+    assert made.planned_bytes == one.planned_bytes
+
+
+def test_a_batch_that_is_no_whole_parts_goes_at_once() -> None:
+    size = lanes()
+    for threads, batch in ((1, 1), (1, size + 1), (2, 3 * size)):
+        assert sparse(threads, batch)[1].part == batch
+    graph = zoo.load("mobilenet")  # dense: weights are read once for all images
+    assert rs.plan(graph, 2 * size, ("openmp",)).part == 2 * size
+
+
+def test_a_part_that_is_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = lanes()
+    graph, made = sparse(1, 2 * size)
+    monkeypatch.setattr(Plan, "parts", property(lambda self: [slice(0, size)] * 2))
+    found = rs.check_plan(made, images(graph, made.batch))
+    assert not found.passed
+    assert "differs from its steps" in found.problem

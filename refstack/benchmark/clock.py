@@ -46,7 +46,7 @@ def time_steps(plans: Sequence[Checked], x: Array, rounds: int, seconds: float =
 
     Args        x           float32 (batch, c, h, w)
                 seconds     begin no round after so many, but take LEAST at least
-    Returns     plan -> step -> samples, the first round left out
+    Returns     plan -> step -> samples, of all parts of the batch together, the first round left out
     Raises      CheckFailed     the steps one by one do not give the plan's output
     """
     watches = [_watches(each.plan) for each in plans]
@@ -56,12 +56,16 @@ def time_steps(plans: Sequence[Checked], x: Array, rounds: int, seconds: float =
         if turn > LEAST and time.perf_counter() - begin > seconds:
             break
         for each, runs, taken in zip(plans, watches, samples, strict=True):
+            outputs = []
             with each.plan.lock:
-                each.plan.x[...] = x
-                for ns, found in zip(taken, (ns for run in runs for ns in run()), strict=True):
-                    ns.append(found)
-    for each in plans:
-        _still(each, each.plan.y, "its steps one by one give another output than the plan")
+                parts = []
+                for part in each.plan.parts:
+                    each.plan.x[...] = x[part]
+                    parts.append([ns for run in runs for ns in run()])
+                    outputs.append(each.plan.y.copy())
+            for ns, found in zip(taken, zip(*parts, strict=True), strict=True):
+                ns.append(sum(found))
+            _still(each, np.concatenate(outputs), "its steps one by one give another output than the plan")
     return [[ns[1:] for ns in taken] for taken in samples]
 
 

@@ -76,8 +76,11 @@ def profile(made: Plan, x: Array, rounds: int = 50) -> list[StepProfile]:
         raise CheckFailed("; ".join(reasons.values()))
     medians = [statistics.median(ns) for ns in time_steps([checked(made, x)], x, rounds)[0]]
     whole = sum(medians)
+    times = len(made.parts)
     return [
-        StepProfile(step.node.name, step.kernel.name, step.case.word, ns, ns / whole, _flops(step), _bytes(step))
+        StepProfile(
+            step.node.name, step.kernel.name, step.case.word, ns, ns / whole, times * _flops(step), times * _bytes(step)
+        )
         for step, ns in zip(made.steps, medians, strict=True)
     ]
 

@@ -126,9 +126,9 @@ class _Run:
     def __init__(self, graph: Graph, x: Array, backend: str, threads: int, progress: Callable[..., None]) -> None:
         self.graph, self.x, self.backend, self.threads, self.progress = graph, x, backend, threads, progress
         self.progress("check")
-        self.search = Search(graph, len(x), rows((backend,)))
         self.oracle = run(graph, x.astype(np.float64))
         self.default = checked(self._plan({}), x, self.oracle)
+        self.search = Search(graph, self.default.plan.part, rows((backend,)))
         self.default_ns: list[float] = []  # all its steps, in each measurement
         self.plans: dict[frozenset[Pair], Checked | None] = {frozenset(): self.default}
 

@@ -142,6 +142,7 @@ def explain(
     say(
         f"{len(made.steps)} steps, segments: {len(made.segments)}; arena {made.arena_bytes / 1e6:.2f} MB, "
         f"packed weights {made.weight_bytes / 1e6:.2f} MB"
+        + (f"; {made.part} images at a time, {len(made.parts)} times" if made.part < made.batch else "")
     )
     timed = sum(each["case"] in kept for each in found)
     if timed:
