@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import numpy as np
 
@@ -249,25 +250,20 @@ def check_plan(plan: Plan, x: Array, oracle: Array | None = None, graph: Graph |
         raise UsageError(f"{plan.graph.name}: its plan was made from a file; to check it, give what `load` reads there")
     graph = graph or plan.graph
     known = {node.name: node for node in graph}
-    layers: list[Check] = []
-    stepwise = []
-    with plan.lock:
-        for part in plan.parts:
-            plan.x[...] = x[part]
-            found = _check_part(plan, x[part], graph, known)
-            layers = [both(*each) for each in zip(layers, found, strict=True)] if layers else found
-            stepwise.append(plan.y.copy())
+    parts: list[list[Check]] = []
+    stepwise = plan.by_parts(x, lambda: parts.append(_check_part(plan, graph, known)))
+    layers = tuple(reduce(both, each) for each in zip(*parts, strict=True))
     whole = plan.run(x)
     if oracle is None:
         oracle = run(graph, x.astype(np.float64))
     error = np.abs(whole - oracle).max()
-    repeatable = np.array_equal(np.concatenate(stepwise), whole)
-    return PlanCheck(tuple(layers), repeatable, float(error), float(np.abs(oracle).max()), whole)
+    repeatable = np.array_equal(stepwise, whole)
+    return PlanCheck(layers, repeatable, float(error), float(np.abs(oracle).max()), whole)
 
 
-def _check_part(plan: Plan, x: Array, graph: Graph, known: Mapping[str, Node]) -> list[Check]:
+def _check_part(plan: Plan, graph: Graph, known: Mapping[str, Node]) -> list[Check]:
     """Of every step, on the images that the plan's x holds."""
-    values, layers = _Values(graph, x), []
+    values, layers = _Values(graph, plan.x), []
     for step in plan.steps:
         lost = values.lost(step)
         verdict = check_step(step, plan.threads, known.get(step.node.name))

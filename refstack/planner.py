@@ -125,14 +125,21 @@ class Plan:
                 f"{self.graph.name}: input is {x.dtype} {x.shape}, this plan wants float32 {wanted}; "
                 "make a plan for another batch"
             )
+        return self.by_parts(x, self._forward)
+
+    def by_parts(self, x: Array, forward: Callable[[], None]) -> Array:
+        """What `forward`, called for each part of x, leaves in y."""
         y = np.empty((self.batch, *self.y.shape[1:]), self.y.dtype)
         with self.lock:  # the arena is one: a second thread waits
             for part in self.parts:
                 self.x[...] = x[part]
-                for segment in self.segments:
-                    segment()
+                forward()
                 y[part] = self.y
         return y
+
+    def _forward(self) -> None:
+        for segment in self.segments:
+            segment()
 
 
 def plan(

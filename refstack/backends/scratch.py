@@ -42,9 +42,14 @@ def offset_image(lanes: int, case: Case) -> int:
 
 
 def transformed(v: int, algorithm: Winograd, case: Case) -> int:
-    """The tiles of one pass at all points, inputs and products: of each point an odd number of vectors."""
+    """The tiles of one pass at all points."""
     tiles, images = packing.tile_grid(algorithm.m, case)
-    vectors = sum(-(-c // v) * tiles * images | 1 for c in (case.inputs[0][1], case.shape[1]))
+    return at_points(v, algorithm, tiles * images, case)
+
+
+def at_points(v: int, algorithm: Winograd, tiles: int, case: Case) -> int:
+    """So many tiles at all points, inputs and products: of each point an odd number of vectors."""
+    vectors = sum(-(-c // v) * tiles | 1 for c in (case.inputs[0][1], case.shape[1]))
     return 4 * v * (algorithm.m + 2) ** 2 * vectors
 
 

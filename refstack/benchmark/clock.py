@@ -56,17 +56,17 @@ def time_steps(plans: Sequence[Checked], x: Array, rounds: int, seconds: float =
         if turn > LEAST and time.perf_counter() - begin > seconds:
             break
         for each, runs, taken in zip(plans, watches, samples, strict=True):
-            outputs = []
-            with each.plan.lock:
-                parts = []
-                for part in each.plan.parts:
-                    each.plan.x[...] = x[part]
-                    parts.append([ns for run in runs for ns in run()])
-                    outputs.append(each.plan.y.copy())
-            for ns, found in zip(taken, zip(*parts, strict=True), strict=True):
-                ns.append(sum(found))
-            _still(each, np.concatenate(outputs), "its steps one by one give another output than the plan")
+            for ns, found in zip(taken, _once(each, runs, x), strict=True):
+                ns.append(found)
     return [[ns[1:] for ns in taken] for taken in samples]
+
+
+def _once(each: Checked, watches: Sequence[Callable[[], list[int]]], x: Array) -> list[int]:
+    """ns of each step, of all parts together."""
+    parts: list[list[int]] = []
+    y = each.plan.by_parts(x, lambda: parts.append([ns for watch in watches for ns in watch()]))
+    _still(each, y, "its steps one by one give another output than the plan")
+    return [sum(ns) for ns in zip(*parts, strict=True)]
 
 
 def time_plans(

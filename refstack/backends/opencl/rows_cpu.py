@@ -24,6 +24,7 @@ from refstack.backends.opencl.rows_cpu_int8 import int8, ternary8
 from refstack.backends.opencl.rows_cpu_plain import plain
 from refstack.backends.opencl.segment import runtime
 from refstack.backends.opencl.tiles_cpu import DENSE, HALF, TERNARY, blocked, depthwise, small_maps
+from refstack.backends.scratch import at_points
 from refstack.kernels import Case, Kernel, Need
 from refstack.winograd import F2, F4
 
@@ -62,7 +63,7 @@ def _winograd(m: int) -> Kernel:
         return case.shape[0] * -(-case.shape[2] // m), blocks(channels)
 
     def scratch(case: Case) -> int:
-        return 4 * points * V * sum(tiles(case) * blocks(c) | 1 for c in (case.inputs[0][1], case.shape[1]))
+        return at_points(V, algorithm, tiles(case), case)
 
     sizes: dict[str, Size] = {
         "transform": lambda case: lines(case, case.inputs[0][1]),
